@@ -1,0 +1,30 @@
+"""Plotly figures from DataFrames and arrays, all in one look (see ``template``).
+
+    layer_strength_map      success over layer and strength, the chosen candidate outlined
+    success_fluency         what each candidate gains against what it costs
+    confirmation_bars       conditions side by side on test prompts, with intervals
+    length_distributions    lengths of the responses, by condition or by strength
+    cosine_map              cosines between vectors or layers
+    projection_strip        a prompt with each token on the colour of its value
+    separation_by_layer     how well directions separate their classes, layer by layer
+
+Each takes tables or arrays and returns a ``plotly.graph_objects.Figure``; nothing is drawn or written.
+"""
+
+from __future__ import annotations
+
+from analysis.figures.comparisons import confirmation_bars, length_distributions
+from analysis.figures.heatmaps import cosine_map, layer_strength_map
+from analysis.figures.layers import separation_by_layer
+from analysis.figures.tokens import projection_strip
+from analysis.figures.tradeoff import success_fluency
+
+__all__ = [
+    "confirmation_bars",
+    "cosine_map",
+    "layer_strength_map",
+    "length_distributions",
+    "projection_strip",
+    "separation_by_layer",
+    "success_fluency",
+]

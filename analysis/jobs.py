@@ -1,0 +1,137 @@
+"""Running the rows of a sweep: batched by layer, kept on disk as they finish, on this machine or on others.
+
+A `Job` is one prompt under one steering; its key is a hash of all that determines the outcome. A batch is a list of
+jobs; it runs in this process, or wherever an executor sends it, and comes back as plain records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensteer.generate import generate
+from lensteer.models import load_model, source_of
+from lensteer.progress import progress_bar
+from lensteer.prompts import Row
+from lensteer.scoring import log_probs
+from lensteer.steering import Steering, per_row
+from lensteer.storage import write_atomically
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs of a sweep share."""
+
+    max_new_tokens: int
+    prompt_format: str
+    perplexity: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.max_new_tokens} {self.perplexity} v1"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt under one steering."""
+
+    key: str
+    row: Row
+    steering: Steering
+    layer: int
+
+
+def run_jobs(
+    model: TransformerBridge,
+    jobs: Sequence[Job],
+    settings: Settings,
+    batch_size: int,
+    cache: str | Path | None,
+    executor: Any,
+    progress: bool,
+) -> dict[str, Outcome]:
+    """The outcome of every job, by key; those that a cache folder holds are not run again."""
+    distinct = {job.key: job for job in jobs}
+    folder = None if cache is None else Path(cache)
+    outcomes = {key: value for key, value in _kept(folder) if key in distinct}
+    missing = [job for key, job in distinct.items() if key not in outcomes]
+    # By layer, so that a batch starts late in the model; then by length, so that little is padding.
+    missing.sort(key=lambda job: (job.layer if job.layer >= 0 else 1 << 30, len(job.row)))
+    chunks = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+    with progress_bar(len(distinct), "sweep", shown=progress, unit="response") as bar:
+        bar.update(len(outcomes))
+        for finished in _run_chunks(model, chunks, settings, executor):
+            if folder is not None:
+                _keep(folder, finished)
+            outcomes.update(finished)
+            bar.update(len(finished))
+    return outcomes
+
+
+def _run_chunks(
+    model: TransformerBridge, chunks: Sequence[list[Job]], settings: Settings, executor: Any
+) -> Iterator[dict[str, Outcome]]:
+    if executor is None:
+        for chunk in chunks:
+            yield run_chunk(model, chunk, settings)
+        return
+    # Threads share the model (and take turns on it); other processes and machines load their own.
+    worker_model: Any = model if isinstance(executor, ThreadPoolExecutor) else source_of(model)
+    futures = [executor.submit(run_chunk, worker_model, chunk, settings) for chunk in chunks]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def run_chunk(model: Any, jobs: Sequence[Job], settings: Settings) -> dict[str, Outcome]:
+    """One batch: row i is prompt i under steering i. ``model`` is a bridge, or how to load one (see `source_of`)."""
+    if isinstance(model, tuple):
+        model = _loaded(model)
+    rows: list[Any] = [job.row for job in jobs]
+    table = generate(
+        model,
+        rows,
+        per_row([job.steering for job in jobs]),
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=len(jobs),
+        progress=False,
+    )
+    outcomes: list[Outcome] = table[["response", "n_tokens", "finish_reason"]].to_dict("records")
+    if settings.perplexity:
+        scores = log_probs(model, rows, table["token_ids"].tolist(), progress=False)
+        for outcome, score in zip(outcomes, scores, strict=True):
+            outcome["perplexity"] = float((-score.mean()).exp()) if len(score) else float("nan")
+    return {job.key: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: tuple[Any, ...]) -> TransformerBridge:
+    name, device, dtype, revision = source
+    return load_model(name, device=device, dtype=dtype, revision=revision)
+
+
+def _kept(folder: Path | None) -> Iterator[tuple[str, Outcome]]:
+    for path in sorted(folder.glob("*.jsonl")) if folder is not None and folder.is_dir() else ():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            yield record.pop("key"), record
+
+
+def _keep(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
+    lines = "".join(json.dumps({"key": key, **outcome}) + "\n" for key, outcome in outcomes.items())
+    name = hashlib.sha256(lines.encode()).hexdigest()[:24]
+    write_atomically(folder / f"{name}.jsonl", lines.encode())

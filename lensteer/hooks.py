@@ -1,0 +1,188 @@
+"""The edits: small frozen objects that *are* TransformerLens hook functions.
+
+Each edit is called as ``edit(activation, hook)`` and returns a new tensor of the same shape, dtype and device.
+It holds no reference to a model and imports nothing else of lensteer, so it works in anybody's
+``model.run_with_hooks(fwd_hooks=[(name, edit)])``.
+
+| edit | effect on an activation x |
+|---|---|
+| ``Add(v, s)`` | ``x + s·v`` |
+| ``SetProjection(u, z, s)`` | ``x + s·(z − ⟨x, u⟩)·u``, at strength 1 the projection on u becomes z |
+| ``at(edit, tokens)`` | the edit at some token positions only, x elsewhere (see `lensteer.positions`) |
+
+Tensors match the *trailing* axes of the activation: ``[d_model]`` on residual points, ``[head, d_head]`` on z,
+``[d_mlp]`` on neurons. ``strength`` is one number, or a tensor with one value per batch row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Strength = float | Float[Tensor, " batch"]
+E = TypeVar("E", bound="Edit")
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Base of all edits: a strength, and what every edit can do besides being called."""
+
+    def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
+        raise NotImplementedError
+
+    @property
+    def strength(self) -> Strength:
+        raise NotImplementedError
+
+    def at_strength(self: E, strength: Strength) -> E:
+        """The same edit with another strength."""
+        _require_strength(strength)
+        return self._copy(strength=strength)
+
+    def to(self: E, device: torch.device | str) -> E:
+        """The same edit with its tensors on ``device`` (done once per run, so that a call copies nothing)."""
+        return self._copy(**{name: value.to(device) for name, value in self.tensors()})
+
+    def _copy(self: E, **changes: Any) -> E:
+        # Not dataclasses.replace: what was checked and normalised once is not touched again.
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, **changes)
+        return copy
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The fields that are tensors, as (name, tensor)."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                yield field.name, value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The trailing axes of the activations that this edit fits."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Edit):
+    """x + s·v: add a vector, scaled.
+
+    Args:
+        vector: v, matching the trailing axes of the activation; in the units of the activation.
+        strength: s, one number or one value per batch row.
+    """
+
+    vector: Float[Tensor, "..."]
+    strength: Strength = 1.0  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        _require_finite(vector=self.vector)
+        _require_strength(self.strength)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.vector.shape)
+
+    def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
+        _require_fit(self, activation, hook)
+        vector = self.vector.to(activation.device)
+        if isinstance(self.strength, Tensor):
+            vector = _per_row(self.strength, activation, hook) * vector
+        else:
+            vector = self.strength * vector
+        return activation + vector.to(activation.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class SetProjection(Edit):
+    """x + s·(z − ⟨x, u⟩)·u: move the projection on a unit direction towards a target value.
+
+    At strength 1 the projection equals ``value`` exactly and the orthogonal complement is untouched; value 0 ablates
+    the direction. The coefficient is computed for every position by itself (instruction steering's "systematic
+    scaling", Stolfo et al. 2025, Eq. 2). The direction is normalised here; ``value`` is in activation units.
+
+    Args:
+        direction: u, matching the trailing axes of the activation; need not be normalised, must not be zero.
+        value: z, the projection to reach.
+        strength: s, the share of the way to go; one number or one value per batch row.
+    """
+
+    direction: Float[Tensor, "..."]
+    value: float = 0.0
+    strength: Strength = 1.0  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        _require_finite(direction=self.direction, value=torch.as_tensor(self.value))
+        _require_strength(self.strength)
+        wide = self.direction.to(torch.promote_types(self.direction.dtype, torch.float32))
+        if not wide.any():
+            raise ValueError("SetProjection: the direction is zero; it has no projection to set")
+        norm = wide.norm()
+        # A unit vector that was saved and read back keeps its bits.
+        object.__setattr__(self, "direction", wide if abs(float(norm) - 1) < 1e-6 else wide / norm)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.direction.shape)
+
+    def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
+        _require_fit(self, activation, hook)
+        # Half precision would round the projection by whole units where the residual stream is large.
+        wide = torch.promote_types(activation.dtype, torch.float32)
+        direction = self.direction.to(activation.device, wide)
+        axes = tuple(range(-direction.ndim, 0))
+        projection = (activation.to(wide) * direction).sum(axes, keepdim=True)
+        change = self.value - projection
+        if isinstance(self.strength, Tensor):
+            change = _per_row(self.strength, activation, hook).to(wide) * change
+        else:
+            change = self.strength * change
+        return activation + (change * direction).to(activation.dtype)
+
+
+def _require_finite(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor, got {getattr(tensor, 'dtype', type(tensor))}")
+        if not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"{name} holds NaN or inf in {bad} of {tensor.numel()} entries; an edit needs finite numbers"
+            )
+
+
+def _require_strength(strength: Strength) -> None:
+    if isinstance(strength, Tensor):
+        if strength.ndim != 1:
+            raise ValueError(
+                f"strength must be one number or one value per batch row (a 1-D tensor), got shape {tuple(strength.shape)}"
+            )
+        _require_finite(strength=strength)
+    elif not torch.isfinite(torch.as_tensor(float(strength))):
+        raise ValueError(f"strength must be finite, got {strength}")
+
+
+def _require_fit(edit: Edit, activation: Tensor, hook: Any) -> None:
+    shape = edit.shape
+    if tuple(activation.shape[activation.ndim - len(shape) :]) != shape or activation.ndim < len(shape):
+        raise ValueError(
+            f"{type(edit).__name__} of shape {shape} does not fit the activation at {_name(hook)}, "
+            f"whose shape is {tuple(activation.shape)}; its trailing axes must be {shape}"
+        )
+
+
+def _per_row(strength: Float[Tensor, " batch"], activation: Tensor, hook: Any) -> Float[Tensor, "batch ..."]:
+    if len(strength) != len(activation):
+        raise ValueError(
+            f"strength has {len(strength)} values but the batch at {_name(hook)} has {len(activation)} rows; "
+            "give one number, or one value per row"
+        )
+    return strength.to(activation.device).view(-1, *[1] * (activation.ndim - 1))
+
+
+def _name(hook: Any) -> str:
+    return repr(hook.name) if getattr(hook, "name", None) else "this hook point"

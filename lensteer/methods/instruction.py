@@ -1,0 +1,309 @@
+"""Instruction steering: format, length and word instructions as residual-stream vectors.
+
+For pairs of a request with and without an instruction, read at the last prompt token after block l:
+
+    m_l = mean(x⁺ − x)      u_l = m_l / ‖m_l‖      z̄_l = mean ⟨x⁺, u_l⟩
+
+    format         `SetProjection`:  x + (z̄ − ⟨x, u⟩) u   at every position of every pass (z̄: with-instruction mean)
+    length, words  `Add`:            x + c·u              excluding a word is its inclusion vector with negative c
+
+Source: Stolfo, Balachandran, Yousefi, Horvitz, Nushi, "Improving Instruction-Following in Language Models through
+Activation Steering", ICLR 2025 (arXiv 2410.12877), Eqs. 1 and 2.
+
+The paper gives c in absolute residual units, which carry over to no other layer or model. ``unit="residual"`` counts in
+mean norms of the residual stream at that layer, ``unit="difference"`` in ‖m‖, the distance that the text itself moves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensteer.capture import capture
+from lensteer.hooks import Add, SetProjection, Strength
+from lensteer.models import fingerprint
+from lensteer.points import hook_names
+from lensteer.positions import Tokens, at
+from lensteer.prompts import Pair
+from lensteer.steering import Steering
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+Unit = Literal["absolute", "residual", "difference"]
+_FORMAT = "lensteer.instruction.v1"
+
+
+@dataclass(frozen=True, eq=False)
+class InstructionVectors:
+    """What one instruction looks like at every layer.
+
+    Attributes:
+        name: of the instruction.
+        direction: u, unit rows.
+        projection: z̄, mean projection of the with-instruction activations on u.
+        projection_without: the same of the activations without the instruction.
+        difference_norm: ‖m‖ = projection − projection_without.
+        residual_norm: mean ‖x‖ without the instruction.
+        auroc: how well ⟨·, u⟩ tells the two classes apart, 0.5 is chance; in-sample, so optimistic on few pairs.
+        effect_size: difference of the mean projections over their pooled standard deviation (Cohen's d).
+        split_half_cosine: mean cosine between the directions of two random halves of the pairs; 1 is stable.
+        metadata: model fingerprint, number of pairs, data hash, prompt format, seed.
+    """
+
+    name: str
+    direction: Float[Tensor, "layer d_model"]
+    projection: Float[Tensor, " layer"]
+    projection_without: Float[Tensor, " layer"]
+    difference_norm: Float[Tensor, " layer"]
+    residual_norm: Float[Tensor, " layer"]
+    auroc: Float[Tensor, " layer"]
+    effect_size: Float[Tensor, " layer"]
+    split_half_cosine: Float[Tensor, " layer"]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.direction)
+
+    @property
+    def separation(self) -> pd.DataFrame:
+        """Class separation and norms by layer, as a table."""
+        import pandas as pd
+
+        columns = ("auroc", "effect_size", "split_half_cosine", "difference_norm", "residual_norm", "projection")
+        table = {column: getattr(self, column).numpy() for column in columns}
+        return pd.DataFrame({"layer": range(self.n_layers), **table})
+
+    def add(
+        self,
+        layer: int | Iterable[int],
+        strength: Strength,
+        *,
+        unit: Unit = "absolute",
+        tokens: Tokens = "all",
+    ) -> Steering:
+        """x + c·u at one or several layers: the operator for length and words.
+
+        Args:
+            strength: c; negative to exclude. One number, or one value per batch row.
+            unit: what 1 means: one unit of the residual stream, its mean norm at the layer, or ‖m‖ there.
+        """
+        scales = {"absolute": torch.ones_like(self.residual_norm), "residual": self.residual_norm}
+        scales["difference"] = self.difference_norm
+        if unit not in scales:
+            raise ValueError(f"unit must be one of {tuple(scales)}, got {unit!r}")
+        edits = {i: Add(self.direction[i] * scales[unit][i], strength) for i in self._layers(layer)}
+        return self._steering(edits, tokens, operator="add", unit=unit)
+
+    def set_projection(
+        self, layer: int | Iterable[int], strength: Strength = 1.0, *, tokens: Tokens = "all", value: float | None = None
+    ) -> Steering:
+        """x + s·(z̄ − ⟨x, u⟩)·u at one or several layers: the operator for formats.
+
+        Args:
+            strength: s, the share of the way to z̄; 1 is the paper's.
+            value: another target than z̄, in residual units; 0 ablates the direction.
+        """
+        edits = {
+            i: SetProjection(self.direction[i], float(self.projection[i] if value is None else value), strength)
+            for i in self._layers(layer)
+        }
+        return self._steering(edits, tokens, operator="set_projection")
+
+    def random(self, seed: int = 0) -> InstructionVectors:
+        """The control: random directions with the same norms and target projections."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(self.direction.shape, generator=generator)
+        return replace(
+            self,
+            name=f"{self.name} (random)",
+            direction=noise / noise.norm(dim=1, keepdim=True),
+            metadata={**self.metadata, "control": f"random direction, seed {seed}"},
+        )
+
+    def for_model(self, model: TransformerBridge) -> InstructionVectors:
+        """The same vectors and targets for another model of the same shape (an instruct model's for its base model).
+
+        Raises:
+            ValueError: another number of layers or another width.
+        """
+        here, shape = fingerprint(model), tuple(self.direction.shape)
+        if (int(here["n_layers"]), int(here["d_model"])) != shape:
+            raise ValueError(
+                f"{self.name!r} has {shape[0]} layers of width {shape[1]}; {here['model']} has {here['n_layers']} of "
+                f"{here['d_model']}. Vectors carry over only between models of the same shape"
+            )
+        source = self.metadata.get("model", "?")
+        return replace(self, metadata={**self.metadata, **here, "transferred_from": source})
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one safetensors file."""
+        from lensteer.storage import save_tensors
+
+        tensors = {name: value.contiguous() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return save_tensors(path, tensors, {"name": self.name, "metadata": dict(self.metadata)}, _FORMAT)
+
+    @classmethod
+    def load(cls, path: str | Path) -> InstructionVectors:
+        """Read a file written by `save`.
+
+        Raises:
+            ValueError: not such a file, or damaged.
+        """
+        from lensteer.storage import load_tensors
+
+        tensors, content = load_tensors(path, _FORMAT)
+        return cls(name=content["name"], metadata=content["metadata"], **tensors)
+
+    def _layers(self, layer: int | Iterable[int]) -> list[int]:
+        layers = [layer] if isinstance(layer, int) else list(layer)
+        for i in layers:
+            # Not -1: tables use it for "no steering", and as an index it would silently mean the last layer.
+            if not 0 <= i < self.n_layers:
+                raise ValueError(f"layer {i} is out of range: {self.name!r} has layers 0 to {self.n_layers - 1}")
+        return layers
+
+    def _steering(self, edits: Mapping[int, Any], tokens: Tokens, **about: str) -> Steering:
+        pairs = [(f"blocks.{i}.hook_resid_post", at(edit, tokens)) for i, edit in edits.items()]
+        return Steering(pairs, {"method": "instruction", "name": self.name, **self.metadata, **about})
+
+    def __repr__(self) -> str:
+        best = int(self.auroc.argmax())
+        return (
+            f"InstructionVectors {self.name!r}: {self.n_layers} layers of width {self.direction.shape[1]}, from "
+            f"{self.metadata.get('n_pairs', '?')} pairs on {self.metadata.get('model', '?')}; "
+            f"classes part best after layer {best} (AUROC {self.auroc[best]:.2f})"
+        )
+
+
+def fit(
+    model: TransformerBridge,
+    pairs: Sequence[Pair],
+    *,
+    name: str = "instruction",
+    batch_size: int | Literal["auto"] = "auto",
+    prompt_format: str = "auto",
+    tokens: Any = "last",
+    seed: int = 0,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> InstructionVectors:
+    """Fit one instruction at all layers in one pass over the pairs.
+
+    Args:
+        pairs: requests with (positive) and without (negative) the instruction.
+        tokens: where to read, as in `capture`; the paper reads the last token of the rendered prompt.
+        seed: of the random halves in ``split_half_cosine``.
+        resume: a folder in which an interrupted fit keeps its finished batches.
+
+    Raises:
+        ValueError: no pairs, or pairs whose mean difference is zero or not finite.
+        TypeError: pairs that are not pairs.
+    """
+    pairs = check_pairs(pairs)
+    prompts = [side for pair in pairs for side in pair]
+    names = hook_names(model, "resid_post")
+    options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "prompt_format": prompt_format}
+    x = capture(model, prompts, names, resume=resume, progress=progress, **options).stacked()
+    metadata = {
+        **fingerprint(model),
+        "n_pairs": str(len(pairs)),
+        "data_hash": hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()[:16],
+        "prompt_format": prompt_format,
+        "seed": str(seed),
+    }
+    return from_activations(x[:, 0::2], x[:, 1::2], name=name, seed=seed, metadata=metadata)
+
+
+def from_activations(
+    positive: Float[Tensor, "layer pair d_model"],
+    negative: Float[Tensor, "layer pair d_model"],
+    *,
+    name: str = "instruction",
+    seed: int = 0,
+    metadata: Mapping[str, str] | None = None,
+) -> InstructionVectors:
+    """Fit from activations that were captured before; row i of both is pair i.
+
+    Raises:
+        ValueError: shapes that differ, NaN or inf, or a mean difference of zero.
+    """
+    if positive.shape != negative.shape or positive.ndim != 3 or positive.shape[1] == 0:
+        raise ValueError(
+            f"activations must be [layer, pair, d_model], equal in shape; got {(*positive.shape,)} and {(*negative.shape,)}"
+        )
+    x_with, x_without = positive.double(), negative.double()
+    difference = (x_with - x_without).mean(1)
+    norm = difference.norm(dim=1)
+    if not torch.isfinite(norm).all():
+        raise ValueError(f"{name!r}: the activations hold NaN or inf at layers {(~torch.isfinite(norm)).nonzero()[:, 0].tolist()}")
+    if (norm == 0).any():
+        raise ValueError(f"{name!r}: both sides of the pairs are the same, so their mean difference is zero")
+    direction = difference / norm.unsqueeze(1)
+    along_with = torch.einsum("lpd,ld->lp", x_with, direction)
+    along_without = torch.einsum("lpd,ld->lp", x_without, direction)
+    fields = {
+        "direction": direction,
+        "projection": along_with.mean(1),
+        "projection_without": along_without.mean(1),
+        "difference_norm": norm,
+        "residual_norm": x_without.norm(dim=2).mean(1),
+        "auroc": _auroc(along_with, along_without),
+        "effect_size": _effect_size(along_with, along_without),
+        "split_half_cosine": _split_half_cosine(x_with - x_without, seed),
+    }
+    return InstructionVectors(name=name, metadata=metadata or {}, **{key: value.float() for key, value in fields.items()})
+
+
+def check_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs, checked before any work.
+
+    Raises:
+        ValueError: none, or a pair with an empty side.
+        TypeError: an entry that is not a pair.
+    """
+    if len(pairs) == 0:
+        raise ValueError("no pairs were given; a fit needs at least one (16 or more to be of use)")
+    for i, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2:
+            raise TypeError(f"pair {i} is {pair!r}; each pair is (with the instruction, without it)")
+        if not pair[0] or not pair[1]:
+            raise ValueError(f"pair {i} has an empty side: {pair!r}")
+    return [Pair(*pair) for pair in pairs]
+
+
+def _auroc(a: Float[Tensor, "layer n"], b: Float[Tensor, "layer m"]) -> Float[Tensor, " layer"]:
+    """Probability that a sample of ``a`` lies above one of ``b``, ties counted half (Mann-Whitney U over n·m)."""
+    ordered, _ = b.sort(dim=1)
+    below = torch.searchsorted(ordered, a.contiguous(), right=False)
+    up_to = torch.searchsorted(ordered, a.contiguous(), right=True)
+    return ((below + up_to).double() / 2).mean(1) / b.shape[1]
+
+
+def _effect_size(a: Float[Tensor, "layer n"], b: Float[Tensor, "layer m"]) -> Float[Tensor, " layer"]:
+    pooled = ((a.var(1, correction=0) + b.var(1, correction=0)) / 2).sqrt()
+    return (a.mean(1) - b.mean(1)) / pooled.clamp(min=1e-12)
+
+
+def _split_half_cosine(differences: Float[Tensor, "layer pair d"], seed: int, halves: int = 16) -> Float[Tensor, " layer"]:
+    """Mean cosine of the mean differences of two random halves; NaN for a single pair."""
+    n = differences.shape[1]
+    if n < 2:
+        return differences.new_full((len(differences),), float("nan"))
+    generator = torch.Generator().manual_seed(seed)
+    total = differences.new_zeros(len(differences))
+    for _ in range(halves):
+        order = torch.randperm(n, generator=generator)
+        first, second = differences[:, order[: n // 2]].mean(1), differences[:, order[n // 2 :]].mean(1)
+        total += torch.cosine_similarity(first, second, dim=1)
+    return total / halves

@@ -1,0 +1,275 @@
+"""Sites and hook names: which activations exist on a model, what shape they have, and where they live on its plain face.
+
+Names are TransformerLens's own (``blocks.3.hook_resid_post``) and shorthand is its ``get_act_name`` (``resid_post``,
+``z``, ``mlp_out``, ``post``, …). What TransformerLens lacks is added here: a site is expanded over layers, and before
+any work it is checked that a name exists, that it fires on this model, and that an edit there reaches the output.
+
+The checks are measured, not listed: one short forward pass through the lens records which points fire and their shapes
+(kept for the life of the model), and one more per kind of point shows that an edit moves the logits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lensteer.models import twin_of
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+HookFunction = Callable[..., Tensor]
+
+# Points that are a module's input or output, and so exist on the plain model as well.
+_PLAIN = re.compile(
+    r"^blocks\.\d+\.(hook_(in|out)|attn\.hook_out|attn\.o\.hook_(in|out)|mlp\.hook_(in|out)"
+    r"|mlp\.(in|gate|out)\.hook_(in|out)|ln(1|2|1_post|2_post)\.hook_(in|out))$|^(ln_final|unembed)\.hook_in$"
+)
+_SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_out", "post", "pre", "q", "k", "v", "pattern")
+_LYING = {
+    "hook_resid_mid": "an edit there reaches the MLP but not the residual stream it is named after; use 'attn_out'",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A hook point of one model.
+
+    Attributes:
+        name: as it was asked for, e.g. ``blocks.3.attn.hook_z``.
+        canonical: the bridge's own name for it, e.g. ``blocks.3.attn.o.hook_in``.
+        shape: trailing axes of its activations, after [batch, pos]: ``(d_model,)``, ``(head, d_head)``, …
+        module: path of the plain module whose input or output it is; None where only the lens has it.
+        side: ``"in"`` or ``"out"`` of that module.
+    """
+
+    name: str
+    canonical: str
+    shape: tuple[int, ...]
+    module: str | None
+    side: str
+
+
+def hook_names(model: TransformerBridge, site: str, layers: int | Iterable[int] | None = None) -> list[str]:
+    """Hook names of a site over layers (all of them by default).
+
+    Args:
+        site: TransformerLens shorthand such as ``"resid_post"``, or a full hook name, which is returned as it is.
+
+    Raises:
+        ValueError: an unknown site or a layer out of range; names the model and what would work.
+    """
+    from transformer_lens.utilities import get_act_name
+
+    known = model.hook_dict
+    if site in known:
+        return [site]
+    n_layers = int(model.cfg.n_layers)
+    wanted = range(n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    for layer in wanted:
+        if not 0 <= layer < n_layers:
+            raise ValueError(
+                f"layer {layer} is out of range: {twin_of(model).name} has {n_layers} layers, 0 to {n_layers - 1}"
+            )
+    names = [get_act_name(site, layer) for layer in wanted]
+    _require_known(model, site, names)
+    return names
+
+
+def resolve(
+    model: TransformerBridge,
+    sites_or_names: str | Sequence[str],
+    layers: int | Iterable[int] | None = None,
+    *,
+    edit: bool = False,
+) -> list[Point]:
+    """The points of some sites or hook names, checked: they exist, they fire, and (with ``edit``) an edit there counts.
+
+    Raises:
+        ValueError: unknown, dead, or for editing a point that does not do what its name says.
+    """
+    sites = [sites_or_names] if isinstance(sites_or_names, str) else list(sites_or_names)
+    if not sites:
+        raise ValueError("no sites were given; name at least one, for instance 'resid_post'")
+    layers = list(layers) if isinstance(layers, Iterable) else layers
+    points = [_point(model, name) for site in sites for name in hook_names(model, site, layers)]
+    if edit:
+        for point in points:
+            _require_editable(model, point)
+    return points
+
+
+def _require_known(model: TransformerBridge, site: str, names: Sequence[str]) -> None:
+    known = model.hook_dict
+    missing = [name for name in names if name not in known]
+    if missing:
+        available = [s for s in _SITES if _first(known, s)]
+        close = difflib.get_close_matches(missing[0], known, n=3)
+        raise ValueError(
+            f"{twin_of(model).name} has no hook point {missing[0]!r} (asked for as {site!r}). Sites that it has: "
+            f"{', '.join(available)}" + (f"; close names: {', '.join(close)}" if close else "")
+        )
+
+
+def _first(known: dict[str, Any], site: str) -> bool:
+    from transformer_lens.utilities import get_act_name
+
+    return get_act_name(site, 0) in known
+
+
+def _point(model: TransformerBridge, name: str) -> Point:
+    canonical = str(model.hook_dict[name].name)
+    shapes = _survey(model)
+    if canonical not in shapes:
+        raise ValueError(
+            f"{name!r} exists on {twin_of(model).name} but never fires, so there is nothing to read or edit; "
+            f"points that fire in the same block: {', '.join(_alive_beside(shapes, canonical))}"
+        )
+    _require_honest_width(model, name, shapes[canonical])
+    module, side = _plain_module(model, canonical)
+    return Point(name, canonical, shapes[canonical], module, side)
+
+
+def _alive_beside(shapes: dict[str, tuple[int, ...]], canonical: str) -> list[str]:
+    prefix = canonical.rsplit(".", 1)[0].split(".attn")[0].split(".mlp")[0]
+    return [name for name in shapes if name.startswith(prefix + ".")][:8]
+
+
+def _survey(model: TransformerBridge) -> dict[str, tuple[int, ...]]:
+    """Trailing shape of every point that fires, from one forward pass over three tokens."""
+    twin = twin_of(model)
+    if twin.survey is None:
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def note(tensor: Any, hook: Any) -> None:
+            if isinstance(tensor, Tensor):
+                shapes[hook.name] = tuple(tensor.shape[2:])
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # points behind a setter are skipped with a warning each
+            with model.hooks(fwd_hooks=[(lambda name: True, note)]):
+                _probe(model)
+        twin.survey = shapes
+    return twin.survey
+
+
+def _probe(model: TransformerBridge) -> Tensor:
+    device = model.original_model.get_input_embeddings().weight.device
+    ids = torch.arange(3, 6, device=device).unsqueeze(0)
+    with torch.no_grad():
+        return model.original_model(input_ids=ids, use_cache=False).logits
+
+
+def _plain_module(model: TransformerBridge, canonical: str) -> tuple[str | None, str]:
+    """Path on the plain model: the bridge's components carry their Hugging Face names."""
+    path, _, hook = canonical.rpartition(".")
+    if twin_of(model).plain is None or not _PLAIN.match(canonical):
+        return None, ""
+    component: Any = model
+    parts: list[str] = []
+    for key in path.split("."):
+        component = component[int(key)] if key.isdigit() else getattr(component, key)
+        if getattr(component, "name", None):
+            parts.append(component.name)
+    module = ".".join(parts)
+    try:
+        twin_of(model).plain.get_submodule(module)  # type: ignore[union-attr]
+    except AttributeError:
+        return None, ""
+    return module, hook.removeprefix("hook_")
+
+
+def _require_honest_width(model: TransformerBridge, name: str, shape: tuple[int, ...]) -> None:
+    d_mlp = getattr(model.cfg, "d_mlp", None)
+    if name.endswith("hook_post") and d_mlp and shape != (d_mlp,):
+        raise ValueError(
+            f"{name!r} on {twin_of(model).name} has width {shape}, not the {d_mlp} neurons its name promises "
+            "(a mixture of experts); use 'mlp_out'"
+        )
+
+
+def _require_editable(model: TransformerBridge, point: Point) -> None:
+    last = point.name.rsplit(".", 1)[-1]
+    twin = twin_of(model)
+    if last in _LYING:
+        raise ValueError(f"{point.name!r} cannot be edited on {twin.name}: {_LYING[last]}")
+    kind = re.sub(r"\d+", "*", point.canonical)
+    if kind not in twin.editable:
+        twin.editable[kind] = _edit_counts(model, point)
+    if not twin.editable[kind]:
+        raise ValueError(f"an edit at {point.name!r} does not change what {twin.name} puts out; use another point")
+
+
+def _edit_counts(model: TransformerBridge, point: Point) -> bool:
+    # Random, not constant: LayerNorm removes a constant shift completely.
+    generator = torch.Generator().manual_seed(0)
+
+    def shake(tensor: Tensor, hook: Any) -> Tensor:
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
+        return tensor + noise * (tensor.abs().mean() + 1)
+
+    clean = _probe(model)
+    with model.hooks(fwd_hooks=[(point.name, shake)]):
+        return not torch.equal(clean, _probe(model))
+
+
+@contextmanager
+def attached(model: TransformerBridge, functions: Sequence[tuple[Point, HookFunction]]) -> Iterator[None]:
+    """Run ``functions`` at their points on both faces of the model; nothing is left behind on exit.
+
+    Points that the plain model lacks run on the lens only (see `lens_only`).
+    """
+    twin = twin_of(model)
+    handles: list[Any] = []
+    try:
+        if twin.plain is not None:
+            for point, function in functions:
+                if point.module is not None:
+                    handles.append(_attach_plain(twin.plain.get_submodule(point.module), point, function))
+        with model.hooks(fwd_hooks=[(point.name, function) for point, function in functions]):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class HookName:
+    """Stands in for TransformerLens's HookPoint on the plain face: it has the name, and the layer."""
+
+    name: str
+
+    def layer(self) -> int:
+        return int(self.name.split(".")[1])
+
+
+def _attach_plain(module: nn.Module, point: Point, function: HookFunction) -> Any:
+    hook = HookName(point.canonical)
+    split = len(point.shape) > 1
+
+    def apply(tensor: Tensor) -> Tensor:
+        if not split:
+            return function(tensor, hook)
+        return function(tensor.unflatten(-1, point.shape), hook).flatten(-len(point.shape))
+
+    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (apply(output[0]), *output[1:])
+        return apply(output)
+
+    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if args:
+            return (apply(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": apply(kwargs["hidden_states"])}
+
+    if point.side == "out":
+        return module.register_forward_hook(on_output)
+    return module.register_forward_pre_hook(on_input, with_kwargs=True)

@@ -1,0 +1,154 @@
+"""Teacher-forced log-probabilities of responses given their prompts, with or without steering.
+
+Each distinct prompt is read once; its keys and values are handed to all of its responses, which are then read in one
+pass each. An edit that acts on prompt or generated tokens only sees the same split as in decoding, so the scores equal
+those of step-by-step decoding under the same steering.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensteer.capture import run
+from lensteer.generate import as_steering, face_for
+from lensteer.hooks import Edit
+from lensteer.models import tokenizer_of
+from lensteer.progress import progress_bar
+from lensteer.prompts import Batch, Prompt, Row, batches, tokenize
+from lensteer.steering import Steering
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def log_probs(
+    model: TransformerBridge,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str] | Sequence[Sequence[int]],
+    steering: Iterable[tuple[str, Edit]] | None = None,
+    *,
+    batch_size: int | Literal["auto"] = "auto",
+    prompt_format: str = "auto",
+    progress: bool = True,
+) -> list[Float[Tensor, " token"]]:
+    """Natural-log probability of every response token given its prompt and the tokens before it.
+
+    Args:
+        responses: text, tokenised without special tokens, or token ids as `generate` returns them (exact).
+        steering: strengths may hold one value per prompt.
+
+    Returns:
+        one float32 CPU tensor per prompt; empty for an empty response.
+
+    Raises:
+        ValueError: numbers of prompts and responses that differ, or a sequence longer than the context.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(
+            f"{len(prompts)} prompts but {len(responses)} responses; there must be one response per prompt"
+        )
+    steering = as_steering(steering)
+    tokenizer = tokenizer_of(model)
+    answers = [
+        list(tokenizer(r, add_special_tokens=False)["input_ids"]) if isinstance(r, str) else [int(i) for i in r]
+        for r in responses
+    ]
+    room = max((len(answer) for answer in answers), default=0)
+    asked = tokenize(model, prompts, prompt_format=prompt_format, room=room)
+    shared = steering.n_rows is None and len({tuple(row.ids) for row in asked}) < len(asked)
+    score = _with_shared_prompts if shared else _in_one_pass
+    scores: dict[int, Tensor] = {}
+    with progress_bar(len(asked), "score", shown=progress) as bar:
+        for i, line in score(model, asked, answers, steering, batch_size):
+            scores[i] = line
+            bar.update()
+    return [scores[i] for i in range(len(asked))]
+
+
+def _in_one_pass(
+    model: TransformerBridge,
+    asked: Sequence[Row],
+    answers: Sequence[list[int]],
+    steering: Steering,
+    batch_size: int | Literal["auto"],
+) -> Iterator[tuple[int, Tensor]]:
+    """Prompt and response together; left padding puts every response at the right edge."""
+    rows = [Row(r.ids + a, r.own + [False] * len(a), r.text) for r, a in zip(asked, answers, strict=True)]
+    face = face_for(model, steering)
+    for batch in batches(model, rows, batch_size, purpose="read"):
+        longest = max(len(answers[i]) for i in batch.rows)
+        lengths = torch.tensor([len(asked[i]) for i in batch.rows], device=batch.input_ids.device)
+        with torch.inference_mode(), steering.rows(batch.rows).on(model, prompt_length=lengths):
+            logits = run(face, batch, **_keep(face, longest + 1)).logits
+        # The logits before a token are those that predict it.
+        logits = logits[:, -longest - 1 : -1] if longest else logits[:, :0]
+        gathered = _gather(logits, batch.input_ids[:, batch.input_ids.shape[1] - longest :]).cpu()
+        for line, i in zip(gathered, batch.rows, strict=True):
+            yield i, line[longest - len(answers[i]) :].clone()
+
+
+def _with_shared_prompts(
+    model: TransformerBridge,
+    asked: Sequence[Row],
+    answers: Sequence[list[int]],
+    steering: Steering,
+    batch_size: int | Literal["auto"],
+) -> Iterator[tuple[int, Tensor]]:
+    """Each distinct prompt once, then its responses on top of copies of its KV cache."""
+    owners: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(asked):
+        owners.setdefault(tuple(row.ids), []).append(i)
+    groups = list(owners.values())
+    face = face_for(model, steering)
+    for batch in batches(model, [asked[group[0]] for group in groups], batch_size, purpose="read"):
+        with torch.inference_mode(), steering.on(model):
+            output = run(face, batch, use_cache=True, **_keep(face, 1))
+        first = output.logits[:, -1].float().log_softmax(-1).cpu()
+        members = [(k, i) for k, group in enumerate(batch.rows) for i in groups[group]]
+        members.sort(key=lambda member: len(answers[member[1]]))
+        most = batch_size if isinstance(batch_size, int) else 64
+        for start in range(0, len(members), most):
+            chunk = members[start : start + most]
+            lengths = batch.attention_mask.sum(1)[[k for k, _ in chunk]]
+            with torch.inference_mode(), steering.on(model, prompt_length=lengths):
+                rest = _continue(face, batch, output.past_key_values, chunk, answers)
+            for (k, i), line in zip(chunk, rest, strict=True):
+                yield i, torch.cat([first[k, answers[i][:1]], line[: max(len(answers[i]) - 1, 0)]])
+
+
+def _continue(
+    face: Any, batch: Batch, cache: Any, chunk: Sequence[tuple[int, int]], answers: Sequence[list[int]]
+) -> Float[Tensor, "row token"]:
+    """Log-probabilities of the second and later response tokens, right-padded, on CPU."""
+    longest = max(len(answers[i]) for _, i in chunk)
+    if longest < 2:
+        return torch.zeros(len(chunk), 0)
+    owner = torch.tensor([k for k, _ in chunk], device=batch.input_ids.device)
+    ids = torch.zeros(len(chunk), longest, dtype=torch.long)
+    for line, (_, i) in zip(ids, chunk, strict=True):
+        line[: len(answers[i])] = torch.tensor(answers[i], dtype=torch.long)
+    ids = ids.to(batch.input_ids.device)
+    own = copy.deepcopy(cache)
+    own.batch_select_indices(owner)
+    mask = torch.cat([batch.attention_mask[owner], torch.ones_like(ids[:, :-1])], 1)
+    positions = (mask.cumsum(1) - 1)[:, -(longest - 1) :]
+    part = Batch(ids[:, :-1], mask, positions, [])
+    logits = run(face, part, use_cache=True, past_key_values=own).logits
+    return _gather(logits, ids[:, 1:]).cpu()
+
+
+def _gather(logits: Float[Tensor, "batch pos vocab"], tokens: Tensor) -> Float[Tensor, "batch pos"]:
+    chosen = logits.float().gather(-1, tokens.to(logits.device).unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.float().logsumexp(-1)
+
+
+def _keep(face: Any, count: int) -> dict[str, int]:
+    """Unembed the last ``count`` positions only, where the model can."""
+    return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(face.forward).parameters else {}
