@@ -78,7 +78,7 @@ def grid(
         operator: "set_projection" for formats, "add" for length and words.
         options: for the operator: ``unit=``, ``tokens=``, ``value=``.
     """
-    make = {"set_projection": vectors.set_projection, "add": vectors.add}[operator]
+    make: Callable[..., Steering] = vectors.add if operator == "add" else vectors.set_projection
     cells = [(layer, float(strength)) for layer in layers for strength in strengths]
     units = [(layer, make(layer, 1.0, **options)) for layer in dict.fromkeys(layer for layer, _ in cells)]
     unit = dict(units)  # one tensor a layer, so that rows of one batch share it
@@ -130,7 +130,9 @@ def sweep(
     return _table(candidates, prompts, jobs, outcomes, checks or {})
 
 
-def _jobs(model: TransformerBridge, candidates: Sequence[Candidate], prompts: Sequence[str], settings: Settings) -> list[Job]:
+def _jobs(
+    model: TransformerBridge, candidates: Sequence[Candidate], prompts: Sequence[str], settings: Settings
+) -> list[Job]:
     """One job per candidate and prompt, keyed by everything that determines its outcome."""
     rows: dict[Any, Any] = {}
     hashes: dict[int, str] = {}

@@ -6,7 +6,9 @@ steering". Rules and figures call these before they compute, so that NaN never t
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -122,3 +124,40 @@ def log_perplexity(table: pd.DataFrame, what: str) -> pd.Series:
             f"(row {bad.idxmax()!r}: {table['perplexity'][bad].iloc[0]!r}); only degenerate rows may have NaN"
         )
     return np.log(values)
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> Path:
+    """Write a table as .parquet (with pyarrow) or .csv, whole or not at all.
+
+    Raises:
+        ValueError: another ending.
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    from lensteer.storage import write_atomically
+
+    path = Path(path)
+    if path.suffix == ".parquet":
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        return write_atomically(path, buffer.getvalue())
+    if path.suffix == ".csv":
+        return write_atomically(path, table.to_csv(index=False).encode())
+    raise ValueError(f"a results table is a .parquet or .csv file, not {path.name!r}")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read what `write_table` wrote.
+
+    Raises:
+        ValueError: another ending, or a file that is not such a table.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"a results table is a .parquet or .csv file, not {path.name!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error

@@ -8,12 +8,12 @@ ls.generate(model, ["How do plants grow?"], vectors.set_projection(layer=24))
 
 from __future__ import annotations
 
+import lensteer.methods.instruction as instruction
 from lensteer import data, evaluate
 from lensteer.capture import Activations, capture
 from lensteer.checkpoints import ModelUnavailable
 from lensteer.generate import generate, stream
 from lensteer.hooks import Add, Edit, SetProjection
-from lensteer.methods import instruction
 from lensteer.models import load_model, plain_model
 from lensteer.points import hook_names
 from lensteer.positions import at

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lensteer.models import fingerprint, twin_of
+from lensteer.models import fingerprint, lens_model, twin_of
 from lensteer.moments import Moments
 from lensteer.points import Point, attached, resolve
 from lensteer.progress import progress_bar
@@ -170,9 +170,9 @@ def _read(
     """One forward pass, one value per point: what is kept of it."""
     reading = _reading(batch, chosen, tokens)
     kept: dict[str, Tensor] = {}
-    face = twin_of(model).plain
+    face: Any = twin_of(model).plain
     if face is None or any(point.module is None for point in [*points, *twin_of(model).active]):
-        face = model.original_model
+        face = lens_model(model)
 
     def keep(point: Point) -> Callable[[Tensor, Any], Tensor]:
         def function(x: Tensor, hook: Any) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lensteer.hooks import Edit
-from lensteer.models import tokenizer_of, twin_of
+from lensteer.models import lens_model, tokenizer_of, twin_of
 from lensteer.prefix import shared_prefix
 from lensteer.progress import progress_bar
 from lensteer.prompts import Batch, Prompt, batches, input_device, make_batch, pad_id, stop_ids, tokenize
@@ -169,7 +169,7 @@ def face_for(model: TransformerBridge, steering: Steering) -> Any:
     """The Hugging Face module to run: the plain face where every edit has a place on it, else the lens."""
     twin = twin_of(model)
     if twin.plain is None or any(point.module is None for point in [*steering.points(model), *twin.active]):
-        return model.original_model
+        return lens_model(model)
     return twin.plain
 
 
@@ -212,7 +212,7 @@ def finish(model: TransformerBridge, ids: list[int], decoding: Decoding) -> dict
     """Cut one row of generated ids at its end, decode it, and say why it ended."""
     ends = set(stop_ids(model))
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text = tokenizer_of(model).decode(ids[:length], skip_special_tokens=True)
+    text = str(tokenizer_of(model).decode(ids[:length], skip_special_tokens=True))
     stopped = length < len(ids)
     cut = min((text.find(s) for s in decoding.stop if s in text), default=-1)
     if cut >= 0:

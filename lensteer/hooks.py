@@ -77,7 +77,7 @@ class Add(Edit):
     """
 
     vector: Float[Tensor, "..."]
-    strength: Strength = 1.0  # type: ignore[assignment]
+    strength: Strength = 1.0
 
     def __post_init__(self) -> None:
         _require_finite(vector=self.vector)
@@ -113,17 +113,19 @@ class SetProjection(Edit):
 
     direction: Float[Tensor, "..."]
     value: float = 0.0
-    strength: Strength = 1.0  # type: ignore[assignment]
+    strength: Strength = 1.0
 
     def __post_init__(self) -> None:
-        _require_finite(direction=self.direction, value=torch.as_tensor(self.value))
+        object.__setattr__(self, "value", float(self.value))
+        _require_finite(direction=self.direction, value=torch.tensor(self.value))
         _require_strength(self.strength)
         wide = self.direction.to(torch.promote_types(self.direction.dtype, torch.float32))
         if not wide.any():
             raise ValueError("SetProjection: the direction is zero; it has no projection to set")
         norm = wide.norm()
         # A unit vector that was saved and read back keeps its bits.
-        object.__setattr__(self, "direction", wide if abs(float(norm) - 1) < 1e-6 else wide / norm)
+        unit = not wide.requires_grad and abs(float(norm) - 1) < 1e-6
+        object.__setattr__(self, "direction", wide if unit else wide / norm)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def load_model(
     bridge = _bridge_on_shared_weights(hf, tokenizer, name)
     source = None if isinstance(name_or_model, nn.Module) else (name, device, dtype, revision)
     _TWINS[bridge] = Twin(plain=hf, tokenizer=tokenizer, name=name, revision=revision, source=source)
-    Clock().attach(bridge.original_model.base_model)
+    Clock().attach(lens_model(bridge).base_model)
     return bridge
 
 
@@ -112,7 +112,12 @@ def twin_of(model: TransformerBridge) -> Twin:
 
 def plain_model(model: TransformerBridge) -> PreTrainedModel:
     """The plain Hugging Face face of a model from `load_model` (the bridged one where there is no other)."""
-    return twin_of(model).plain or model.original_model
+    return twin_of(model).plain or lens_model(model)
+
+
+def lens_model(model: TransformerBridge) -> Any:
+    """The bridged Hugging Face model inside the lens; what the bridge itself runs."""
+    return model.original_model
 
 
 def tokenizer_of(model: TransformerBridge) -> PreTrainedTokenizerBase:
@@ -191,7 +196,7 @@ def _from_pretrained(
             f"Give a hub id, a local folder, a .gguf file, or {EMBEDDED!r} for the embedded default"
         ) from error
     if not spread:
-        hf = hf.to(device)
+        hf = hf.to(device)  # type: ignore[arg-type]
     return hf.eval(), tokenizer
 
 
@@ -217,7 +222,7 @@ def _refuse_unsupported(hf: nn.Module, name: str) -> None:
         raise ValueError(f"{name!r} is an encoder-decoder model; lensteer steers decoder-only language models")
 
 
-def _bridge_on_shared_weights(hf: nn.Module, tokenizer: Any, name: str) -> TransformerBridge:
+def _bridge_on_shared_weights(hf: Any, tokenizer: Any, name: str) -> TransformerBridge:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lensteer.models import twin_of
+from lensteer.models import lens_model, twin_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -162,10 +162,11 @@ def _survey(model: TransformerBridge) -> dict[str, tuple[int, ...]]:
 
 
 def _probe(model: TransformerBridge) -> Tensor:
-    device = model.original_model.get_input_embeddings().weight.device
+    lens = lens_model(model)
+    device = lens.get_input_embeddings().weight.device
     ids = torch.arange(3, 6, device=device).unsqueeze(0)
     with torch.no_grad():
-        return model.original_model(input_ids=ids, use_cache=False).logits
+        return lens(input_ids=ids, use_cache=False).logits
 
 
 def _plain_module(model: TransformerBridge, canonical: str) -> tuple[str | None, str]:

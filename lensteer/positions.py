@@ -71,7 +71,7 @@ class Layout:
         if tokens == "generated":
             return real & (position >= end)
         if isinstance(tokens, slice):
-            start, stop = (_from_end(bound, end) for bound in (tokens.start, tokens.stop))
+            start, stop = _from_end(tokens.start, end), _from_end(tokens.stop, end)
             chosen = real if start is None else real & (position >= start)
             return chosen if stop is None else chosen & (position < stop)
         wanted = [-1] if tokens == "last" else [tokens] if isinstance(tokens, int) else list(tokens)
@@ -81,7 +81,7 @@ class Layout:
         return real & chosen
 
 
-def _from_end(index: int | None, end: Tensor) -> int | Tensor | None:
+def _from_end(index: Any, end: Tensor) -> Any:
     return index + end if index is not None and index < 0 else index
 
 

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from lensteer.steering import Steering
 
 
-def shared_prefix(
-    model: TransformerBridge, face: nn.Module, batch: Batch, steering: Steering
-) -> AbstractContextManager[Any]:
+def shared_prefix(model: TransformerBridge, face: Any, batch: Batch, steering: Steering) -> AbstractContextManager[Any]:
     """A context in which ``face.generate`` on this batch reads its prompts the cheap way; does nothing if none gain."""
     distinct, copies = torch.unique(batch.input_ids + 1 - (1 - batch.attention_mask), dim=0, return_inverse=True)
     twin = twin_of(model)
@@ -69,7 +67,7 @@ class _Reached(Exception):
 
 
 def _read_prefix(
-    face: nn.Module, blocks: Sequence[nn.Module], batch: Batch, first: Tensor
+    face: Any, blocks: Sequence[nn.Module], batch: Batch, first: Tensor
 ) -> tuple[list[tuple[Tensor, Tensor]], list[Any]] | None:
     """Keys and values of the lowest layers, and each layer's output, for the distinct prompts; None if they do not keep them all."""
     from transformers import DynamicCache
@@ -94,7 +92,8 @@ def _read_prefix(
     finally:
         for handle in handles:
             handle.remove()
-    kept = [(layer.keys, layer.values) for layer in cache.layers[: len(blocks)]]
+    layers: list[Any] = cache.layers[: len(blocks)]
+    kept = [(layer.keys, layer.values) for layer in layers]
     width = batch.input_ids.shape[1]
     if any(keys is None or keys.shape[-2] != width for keys, _ in kept):  # a sliding window dropped some
         return None

@@ -221,7 +221,8 @@ def batches(
 
 def input_device(model: TransformerBridge) -> torch.device:
     """Where token ids go: the device of the input embeddings, also when the model is spread over several."""
-    return plain_model(model).get_input_embeddings().weight.device  # type: ignore[no-any-return]
+    weight: Tensor = plain_model(model).get_input_embeddings().weight  # type: ignore[assignment]
+    return weight.device
 
 
 def make_batch(rows: Sequence[Row], numbers: list[int], pad: int, device: torch.device | str) -> Batch:

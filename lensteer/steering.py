@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lensteer.hooks import Edit, Strength
-from lensteer.models import fingerprint, plain_model, twin_of
+from lensteer.models import fingerprint, lens_model, plain_model, twin_of
 from lensteer.points import Point, attached, resolve
 from lensteer.positions import At, Clock
 
@@ -138,12 +138,12 @@ class Steering(Sequence[tuple[str, Edit]]):
         functions = [(p, edit.to(_device_at(model, p))) for p, (_, edit) in zip(points, self, strict=True)]
         with twin.lock, ExitStack() as stack:
             if prompt_length is not None or any(isinstance(edit, At) for _, edit in self):
-                for face in (twin.plain, model.original_model):
+                for face in (twin.plain, lens_model(model)):
                     for handle in Clock(prompt_length).attach(face.base_model) if face is not None else ():
                         stack.callback(handle.remove)
             stack.enter_context(attached(model, functions))
             twin.active.extend(points)
-            stack.callback(lambda: [twin.active.remove(p) for p in points])
+            stack.callback(lambda: twin.active.__delitem__(slice(len(twin.active) - len(points), None)))
             yield model
 
     def content_hash(self) -> str:

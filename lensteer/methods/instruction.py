@@ -106,7 +106,12 @@ class InstructionVectors:
         return self._steering(edits, tokens, operator="add", unit=unit)
 
     def set_projection(
-        self, layer: int | Iterable[int], strength: Strength = 1.0, *, tokens: Tokens = "all", value: float | None = None
+        self,
+        layer: int | Iterable[int],
+        strength: Strength = 1.0,
+        *,
+        tokens: Tokens = "all",
+        value: float | None = None,
     ) -> Steering:
         """x + s·(z̄ − ⟨x, u⟩)·u at one or several layers: the operator for formats.
 
@@ -246,7 +251,9 @@ def from_activations(
     difference = (x_with - x_without).mean(1)
     norm = difference.norm(dim=1)
     if not torch.isfinite(norm).all():
-        raise ValueError(f"{name!r}: the activations hold NaN or inf at layers {(~torch.isfinite(norm)).nonzero()[:, 0].tolist()}")
+        raise ValueError(
+            f"{name!r}: the activations hold NaN or inf at layers {(~torch.isfinite(norm)).nonzero()[:, 0].tolist()}"
+        )
     if (norm == 0).any():
         raise ValueError(f"{name!r}: both sides of the pairs are the same, so their mean difference is zero")
     direction = difference / norm.unsqueeze(1)
@@ -262,7 +269,9 @@ def from_activations(
         "effect_size": _effect_size(along_with, along_without),
         "split_half_cosine": _split_half_cosine(x_with - x_without, seed),
     }
-    return InstructionVectors(name=name, metadata=metadata or {}, **{key: value.float() for key, value in fields.items()})
+    return InstructionVectors(
+        name=name, metadata=metadata or {}, **{key: value.float() for key, value in fields.items()}
+    )
 
 
 def check_pairs(pairs: Sequence[Pair]) -> list[Pair]:
@@ -295,7 +304,9 @@ def _effect_size(a: Float[Tensor, "layer n"], b: Float[Tensor, "layer m"]) -> Fl
     return (a.mean(1) - b.mean(1)) / pooled.clamp(min=1e-12)
 
 
-def _split_half_cosine(differences: Float[Tensor, "layer pair d"], seed: int, halves: int = 16) -> Float[Tensor, " layer"]:
+def _split_half_cosine(
+    differences: Float[Tensor, "layer pair d"], seed: int, halves: int = 16
+) -> Float[Tensor, " layer"]:
     """Mean cosine of the mean differences of two random halves; NaN for a single pair."""
     n = differences.shape[1]
     if n < 2:

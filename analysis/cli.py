@@ -1,0 +1,256 @@
+"""The terminal front: ``lensteer demo | fit | sweep | generate | report | models``. Thin: each command is one library call.
+
+It stands beside the analysis modules because it uses both packages, and ``lensteer`` never imports ``analysis``.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Steer language models with TransformerLens hook functions.", no_args_is_help=True, rich_markup_mode="markdown"
+)
+
+Model = Annotated[str, typer.Option(help="Embedded default, hub id, local folder or .gguf file.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, auto (spread). Default: the best there is.")]
+DEFAULT = "smollm2-135m-instruct"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for report, results, vectors and steerings.")] = Path(
+        "lensteer-demo"
+    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About a minute: fewer instructions, layers and prompts.")
+    ] = False,
+    model: Model = DEFAULT,
+    device: Device = None,
+    seed: int = 0,
+) -> None:
+    """Fit, sweep, choose, confirm and report on the embedded model: the whole procedure in one command."""
+    from analysis.demo import run_demo
+
+    started = time.monotonic()
+    lens = _load(model, device)
+    finished = run_demo(lens, out, quick=quick, seed=seed, say=_say)
+    _show(finished.table, "On test prompts the choice has not seen (95 % intervals)")
+    for path in finished.files:
+        _say(f"wrote {path}")
+    _say(f"done in {time.monotonic() - started:.0f} s")
+
+
+@app.command()
+def fit(
+    out: Annotated[Path, typer.Option(help="Where to write the vectors (.safetensors).")],
+    pairs: Annotated[Path | None, typer.Option(help="JSONL of positive/negative pairs.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Or a built-in one: capitals, very_short, include:WORD …")
+    ] = None,
+    n: Annotated[int, typer.Option(help="Pairs of a built-in instruction.")] = 48,
+    model: Model = DEFAULT,
+    device: Device = None,
+    prompt_format: str = "auto",
+    resume: Annotated[Path | None, typer.Option(help="Keep finished batches here.")] = None,
+    seed: int = 0,
+) -> None:
+    """Fit instruction vectors at all layers and print how well each layer separates the classes."""
+    from lensteer import data
+    from lensteer.methods.instruction import fit as fit_vectors
+
+    if (pairs is None) == (instruction is None):
+        raise typer.BadParameter("give either --pairs FILE or --instruction NAME")
+    if pairs is not None:
+        chosen, name = data.load_pairs(pairs), pairs.stem
+    else:
+        chosen, name = data.instruction_pairs(data.find_instruction(str(instruction)), n, seed=seed), str(instruction)
+    vectors = fit_vectors(
+        _load(model, device), chosen, name=name, prompt_format=prompt_format, seed=seed, resume=resume
+    )
+    _show(vectors.separation.round(3), repr(vectors))
+    _say(f"wrote {vectors.save(out)}")
+
+
+@app.command()
+def sweep(
+    vectors: Annotated[Path, typer.Argument(help="Vectors from `lensteer fit`.")],
+    out: Annotated[Path, typer.Option(help="Results table, .csv or .parquet.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL with a field prompt. Default: validation queries.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="As 10:30:2 or 8,12,16. Default: the upper half, every second.")] = "",
+    strengths: Annotated[str, typer.Option(help="Comma-separated.")] = "1,2,3",
+    operator: Annotated[str, typer.Option(help="set_projection (formats) or add (length, words).")] = "set_projection",
+    unit: Annotated[str, typer.Option(help="For add: absolute, residual or difference.")] = "difference",
+    check: Annotated[str | None, typer.Option(help="Whose check to score with: capitals, include:WORD …")] = None,
+    n: Annotated[int, typer.Option(help="Number of prompts.")] = 8,
+    max_new_tokens: int = 32,
+    cache: Annotated[Path, typer.Option(help="Finished batches; a second run resumes.")] = Path("lensteer-cache"),
+    model: Model = DEFAULT,
+    device: Device = None,
+) -> None:
+    """Run every layer with every strength on the prompts; print success and damage of each."""
+    from analysis.sweep import baseline, grid
+    from analysis.sweep import sweep as run_sweep
+    from analysis.tables import write_table
+    from analysis.tasks import named_task
+    from lensteer import data
+    from lensteer.methods.instruction import InstructionVectors
+
+    fitted = InstructionVectors.load(vectors)
+    checks = {fitted.name: named_task(check).check} if check else {}
+    texts = [str(p) for p in data.load_prompts(prompts)[:n]] if prompts else data.queries("validation", n)
+    options: dict[str, Any] = {"unit": unit} if operator == "add" else {}
+    chosen = _layers(layers, fitted.n_layers)
+    steered = grid(fitted, layers=chosen, strengths=_numbers(strengths), operator=operator, **options)  # type: ignore[arg-type]
+    candidates = [baseline(fitted.name), *steered]
+    lens = _load(model, device)
+    results = run_sweep(lens, candidates, texts, checks=checks, max_new_tokens=max_new_tokens, cache=cache)
+    measures = [c for c in ("success", "perplexity", "degenerate", "n_tokens") if c in results]
+    _show(results.groupby(["layer", "strength"])[measures].mean().round(3).reset_index(), f"{fitted.name}: means")
+    _say(f"wrote {write_table(results, out)}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str] | None, typer.Argument(help="Prompts.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSONL with a field prompt.")] = None,
+    steering: Annotated[Path | None, typer.Option(help="A saved steering.")] = None,
+    vectors: Annotated[Path | None, typer.Option(help="Or vectors from `lensteer fit`, with --layer.")] = None,
+    layer: int | None = None,
+    strength: Annotated[float | None, typer.Option(help="Overrides that of a saved steering.")] = None,
+    operator: str = "set_projection",
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write a table, .csv or .parquet.")] = None,
+    model: Model = DEFAULT,
+    device: Device = None,
+) -> None:
+    """Generate with and without steering, side by side."""
+    import pandas as pd
+
+    from analysis.tables import write_table
+    from lensteer import data
+    from lensteer.generate import generate as run_generate
+    from lensteer.methods.instruction import InstructionVectors
+    from lensteer.steering import Steering
+
+    texts = list(prompt or []) + ([str(p) for p in data.load_prompts(prompts)] if prompts else [])
+    if not texts:
+        raise typer.BadParameter("give prompts as arguments or with --prompts FILE")
+    chosen = Steering.load(steering) if steering else None
+    if vectors is not None:
+        if layer is None:
+            raise typer.BadParameter("--vectors needs --layer")
+        fitted = InstructionVectors.load(vectors)
+        default = 1.0 if strength is None else strength
+        chosen = (
+            fitted.add(layer, default, unit="difference")
+            if operator == "add"
+            else fitted.set_projection(layer, default)
+        )
+    elif chosen is not None and strength is not None:
+        chosen = chosen.at_strength(strength)
+    lens = _load(model, device)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    table = run_generate(lens, texts, **options)[["prompt", "response"]].rename(columns={"response": "unsteered"})
+    if chosen is not None:
+        table["steered"] = run_generate(lens, texts, chosen, **options)["response"]
+    _show(pd.DataFrame(table), "" if chosen is None else repr(chosen))
+    if out is not None:
+        _say(f"wrote {write_table(table, out)}")
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="A results table from `lensteer sweep`.")],
+    out: Annotated[Path, typer.Option(help="HTML file.")] = Path("report.html"),
+    perplexity_ratio: Annotated[float, typer.Option(help="Fluency budget: how much perplexity may grow.")] = 2.0,
+) -> None:
+    """Turn a results table into one HTML file with figures, the choice under the budget, and texts."""
+    from analysis.demo import sweep_report
+    from analysis.layer_selection import Budget
+    from analysis.tables import read_table
+
+    _say(f"wrote {sweep_report(read_table(results), Budget(perplexity_ratio)).save(out)}")
+
+
+@app.command()
+def models() -> None:
+    """What can be loaded, and what is in the cache."""
+    import pandas as pd
+
+    from lensteer.checkpoints import EMBEDDED, cache_dir
+
+    kinds = [
+        (EMBEDDED, "embedded default, fetched once through pip"),
+        ("org/name", "a hub id, with --device auto to spread it"),
+        ("./folder", "a Hugging Face folder"),
+        ("./file.gguf", "dequantised once into the cache"),
+    ]
+    _show(pd.DataFrame(kinds, columns=["name", "what it is"]), "")
+    made = sorted(p.parent.name for p in cache_dir().glob("*/config.json"))
+    _say(f"in {cache_dir()}: {', '.join(made) or 'nothing yet'}")
+
+
+def main() -> None:
+    """Entry point: errors that explain themselves are printed without a traceback."""
+    import sys
+
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("stopped; run the same command again to go on where it was", err=True)
+        sys.exit(130)
+
+
+def _load(name: str, device: str | None) -> Any:
+    import logging
+
+    from lensteer.models import load_model
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _say(f"loading {name}")
+    return load_model(name, device=device)
+
+
+def _say(message: str) -> None:
+    typer.secho(message, dim=True)
+
+
+def _show(table: Any, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in table.columns:
+        grid.add_column(str(column).replace("_", " "), overflow="fold")
+    for row in table.itertuples(index=False):
+        grid.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console().print(grid)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of numbers; write for instance 0.5,1,2") from None
+
+
+def _layers(text: str, n_layers: int) -> list[int]:
+    if not text:
+        return list(range(n_layers // 2, n_layers, 2))
+    try:
+        if ":" in text:
+            return list(range(*(int(part) for part in text.split(":"))))
+        return [int(part) for part in text.split(",")]
+    except (ValueError, TypeError):
+        raise ValueError(f"layers {text!r} cannot be read; write 10:30:2 or 8,12,16") from None

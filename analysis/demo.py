@@ -1,0 +1,158 @@
+"""The main job: several instructions on the embedded model, from pairs to a report. ``lensteer demo`` calls `run_demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis import figures
+from analysis.geometry import cosine_matrix, logit_lens, token_projections
+from analysis.layer_selection import Budget, choose, paper_rule
+from analysis.report import Report
+from analysis.study import Size, Study, study
+from analysis.tables import write_table
+from analysis.tasks import named_task
+from lensteer.models import fingerprint
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+INSTRUCTIONS = ("capitals", "bullet_list", "json", "french", "very_short", "include:ocean")
+QUICK = ("french", "very_short")
+_QUICK_SIZE = Size(pairs=24, validation=4, test=8, layers=(20, 24), max_new_tokens=20)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the demo found and where it wrote it."""
+
+    study: Study
+    table: pd.DataFrame
+    files: list[Path]
+
+
+def run_demo(
+    model: TransformerBridge,
+    folder: str | Path,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    say: Callable[[str], Any] = lambda message: None,
+    progress: bool = True,
+) -> Finished:
+    """Study the demo's instructions and write ``report.html``, ``results.parquet``, vectors and steerings.
+
+    Args:
+        quick: fewer instructions, layers, prompts and tokens.
+    """
+    folder = Path(folder)
+    tasks = [named_task(name) for name in (QUICK if quick else INSTRUCTIONS)]
+    size = _QUICK_SIZE if quick else Size()
+    done = study(model, tasks, folder, size=size, seed=seed, progress=progress, say=say)
+    results = write_table(done.results, folder / "results.parquet")
+    report = study_report(model, done, seed).save(folder / "report.html")
+    saved = sorted((folder / "steering").glob("*.safetensors")) + sorted((folder / "vectors").glob("*.safetensors"))
+    return Finished(done, short_table(done.confirmed), [report, results, *saved])
+
+
+def short_table(confirmed: pd.DataFrame) -> pd.DataFrame:
+    """The confirmation table in seven columns, for a terminal."""
+
+    def rate(row: Any) -> str:
+        return f"{row.success:.2f} [{row.success_low:.2f}, {row.success_high:.2f}]"
+
+    lines = [
+        {
+            "instruction": row.instruction,
+            "condition": row.condition,
+            "layer": "" if row.layer < 0 else str(int(row.layer)),
+            "strength": "" if row.layer < 0 else f"{row.strength:g}",
+            "success": rate(row),
+            "perplexity": f"{row.perplexity:.1f}",
+            "degenerate": f"{row.degenerate:.2f}",
+        }
+        for row in confirmed.itertuples()
+    ]
+    return pd.DataFrame(lines)
+
+
+def study_report(model: TransformerBridge, done: Study, seed: int) -> Report:
+    """Figures, tables and side-by-side texts of a study, with every fact it depends on."""
+    size = done.size
+    facts = {**fingerprint(model), **_versions(), "seed": seed, "pairs": size.pairs, "new tokens": size.max_new_tokens}
+    facts["validation / test queries"] = f"{size.validation} / {size.test}"
+    report = Report("Instruction steering", facts)
+    report.section("Confirmed on test queries").text(
+        "Layer and strength were chosen on the validation queries under the fluency budget, and run once on the test "
+        "queries. Each is compared with **no steering**, with a **random direction** of the same norm at the same place, "
+        "and with the **instruction in the text** of the prompt. Intervals are 95 % bootstrap intervals over queries; "
+        "perplexity is that of the response given its prompt under the unsteered model."
+    )
+    report.table(done.confirmed).figure(figures.confirmation_bars(done.confirmed))
+    report.section("How the choice was made")
+    report.table(done.selection.table(), caption="Chosen on validation queries; layer −1 is no steering.")
+    report.table(paper_rule(done.validation).table(), caption="The published rule on the same results.")
+    for task in done.tasks:
+        report.figure(figures.layer_strength_map(done.selection.candidates, instruction=task.name))
+        report.figure(figures.success_fluency(done.selection.candidates, instruction=task.name))
+    _directions(report, model, done)
+    report.section("Texts")
+    for task in done.tasks:
+        report.text(f"**{task.name}**").texts(done.test, instruction=task.name, limit=4)
+    return report
+
+
+def _directions(report: Report, model: TransformerBridge, done: Study) -> None:
+    layers = {task.name: max(done.selection[task.name].layer, 0) or done.size.layers[-1] for task in done.tasks}
+    separation = pd.concat([v.separation.assign(instruction=name) for name, v in done.vectors.items()])
+    rows = {name: vectors.direction[layers[name]] for name, vectors in done.vectors.items()}
+    report.section("The directions")
+    report.figure(figures.separation_by_layer(separation), "In-sample, on the fitting pairs.")
+    if len(rows) > 1:
+        report.figure(figures.cosine_map(cosine_matrix(rows)), "Between instructions, each at its own layer.")
+    words = []
+    for name, direction in rows.items():
+        lens = logit_lens(model, direction, k=8)
+        sides = {side: " ".join(map(repr, lens[side])) for side in ("promoted", "demoted")}
+        words.append({"instruction": name, "layer": layers[name], **sides})
+    report.table(
+        pd.DataFrame(words), caption="Tokens that each direction promotes and demotes through the unembedding."
+    )
+    name, direction = next(iter(rows.items()))
+    prompt = str(done.test["prompt"].iloc[0])
+    strip = token_projections(model, prompt, direction, layer=layers[name])
+    caption = f"Projection of every token on `{name}` after layer {layers[name]}."
+    report.figure(figures.projection_strip(strip["token"].tolist(), strip["projection"].to_numpy()), caption)
+
+
+def sweep_report(results: pd.DataFrame, budget: Budget) -> Report:
+    """A report of one sweep's results: the choice under the budget, maps, trade-offs and texts of the chosen setting.
+
+    Raises:
+        ValueError: results without a success column, which `sweep` adds where it is given a check.
+    """
+    if "success" not in results:
+        raise ValueError("these results have no success column to choose by; sweep with a check (--check NAME)")
+    selection = choose(results, budget=budget)
+    report = Report("Sweep", {"responses": len(results), "perplexity budget": budget.perplexity_ratio})
+    report.section("Choice").table(selection.table(), caption="Layer −1 is no steering.")
+    for choice in selection:
+        name = choice.instruction
+        own = results[results["instruction"] == name]
+        chosen = (own["layer"] == choice.layer) & (own["strength"] == choice.strength)
+        report.section(name)
+        report.figure(figures.layer_strength_map(selection.candidates, instruction=name))
+        report.figure(figures.success_fluency(selection.candidates, instruction=name))
+        report.figure(figures.length_distributions(own[own["condition"] != "none"], by="strength"))
+        report.texts(own[chosen | (own["condition"] == "none")])
+    return report
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "transformer-lens")}

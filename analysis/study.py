@@ -1,0 +1,159 @@
+"""`study`: the whole honest procedure in one call, for several instructions.
+
+fit on one set of queries -> sweep layers and strengths on validation queries -> choose under a fluency budget ->
+confirm on test queries, against no steering, a random direction of the same norm, and the instruction in text.
+
+Everything lands in one folder: vectors, the chosen steerings, every response, and a report. Run again on the same
+folder, it continues where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.choices import Selection
+from analysis.layer_selection import Budget, choose, confirm
+from analysis.sweep import Candidate, baseline, grid, in_text, sweep
+from analysis.tasks import Task
+from lensteer import data
+from lensteer.methods import instruction
+from lensteer.methods.instruction import InstructionVectors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a study does."""
+
+    pairs: int = 48
+    validation: int = 8
+    test: int = 16
+    layers: tuple[int, ...] = (14, 17, 20, 23, 26)
+    max_new_tokens: int = 28
+    random_seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study found.
+
+    Attributes:
+        vectors: by instruction.
+        validation, test: every response with its scores.
+        selection: what was chosen on the validation queries.
+        confirmed: the table of `confirm` on the test queries.
+        size: how much was done.
+    """
+
+    tasks: tuple[Task, ...]
+    vectors: dict[str, InstructionVectors]
+    validation: pd.DataFrame
+    test: pd.DataFrame
+    selection: Selection
+    confirmed: pd.DataFrame
+    size: Size
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """Every response of both splits in one table."""
+        return pd.concat([self.validation, self.test], ignore_index=True)
+
+
+def study(
+    model: TransformerBridge,
+    tasks: Sequence[Task],
+    folder: str | Path,
+    *,
+    size: Size | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    say: Callable[[str], Any] = lambda message: None,
+) -> Study:
+    """Fit, sweep, choose and confirm.
+
+    Args:
+        folder: vectors, steerings and finished batches are kept here.
+        say: is told what starts, for a terminal.
+
+    Raises:
+        ValueError: no tasks, layers that the model lacks, or more queries than there are.
+    """
+    if not tasks:
+        raise ValueError("a study needs at least one task")
+    size, folder = size or Size(), Path(folder)
+    queries = {split: data.queries(split, getattr(size, split)) for split in ("validation", "test")}
+    say(f"fitting {len(tasks)} instructions on {size.pairs} pairs each")
+    vectors = {task.name: _fit(model, task, size, folder, seed, progress) for task in tasks}
+    options: dict[str, Any] = {
+        "checks": {task.name: task.check for task in tasks},
+        "max_new_tokens": size.max_new_tokens,
+        "cache": folder / "cache",
+        "progress": progress,
+    }
+    candidates = [candidate for task in tasks for candidate in _candidates(task, vectors[task.name], size)]
+    say(f"sweeping {len(candidates)} candidates on {size.validation} validation queries")
+    validation = _marked(sweep(model, candidates, queries["validation"], **options), "validation")
+    selection = choose(validation, budget=budget or Budget(), seed=seed)
+    say(f"confirming the choices on {size.test} test queries")
+    controls = [c for task in tasks for c in _controls(task, vectors[task.name], selection, size, folder, seed)]
+    test = _marked(sweep(model, controls, queries["test"], **options), "test")
+    confirmed = confirm(selection, validation, test, seed=seed)
+    return Study(tuple(tasks), vectors, validation, test, selection, confirmed, size)
+
+
+def _fit(
+    model: TransformerBridge, task: Task, size: Size, folder: Path, seed: int, progress: bool
+) -> InstructionVectors:
+    pairs = data.instruction_pairs(task.fit_on or task.instruction, size.pairs, seed=seed)
+    resume = folder / "cache" / "activations"
+    vectors = instruction.fit(model, pairs, name=task.name, seed=seed, resume=resume, progress=progress)
+    vectors.save(folder / "vectors" / f"{_file_name(task.name)}.safetensors")
+    return vectors
+
+
+def _candidates(task: Task, vectors: InstructionVectors, size: Size) -> list[Candidate]:
+    layers = [layer for layer in size.layers if layer < vectors.n_layers]
+    steered = grid(vectors, layers=layers, strengths=task.strengths, operator=task.operator, **task.options)
+    return [baseline(task.name), *steered]
+
+
+def _controls(
+    task: Task, vectors: InstructionVectors, selection: Selection, size: Size, folder: Path, seed: int
+) -> list[Candidate]:
+    """The test conditions of one task: none, steered as chosen, random directions of the same norm, text, both."""
+    rewrite = partial(data.with_text, instruction=task.instruction, seed=seed)
+    none = baseline(task.name)
+    choice = selection[task.name]
+    if not choice.steered:
+        return [none, in_text(none, rewrite)]
+    steering = task.steering(vectors, choice.layer, choice.strength)
+    steering.save(folder / "steering" / f"{_file_name(task.name)}.safetensors")
+    steered = Candidate(task.name, "steered", choice.layer, choice.strength, steering)
+    chance = [
+        replace(
+            steered, condition="random", steering=task.steering(vectors.random(seed + i), choice.layer, choice.strength)
+        )
+        for i in range(size.random_seeds)
+    ]
+    return [none, steered, *chance, in_text(none, rewrite), in_text(steered, rewrite)]
+
+
+def _marked(results: pd.DataFrame, split: str) -> pd.DataFrame:
+    # An empty response has no perplexity; it is as broken as a repetitive one.
+    empty = results["n_tokens"] == 0
+    return results.assign(split=split, degenerate=results["degenerate"] | empty)
+
+
+def _file_name(name: str) -> str:
+    return name.replace(":", "-")

@@ -1,0 +1,103 @@
+"""What a study steers towards: an instruction, the operator that fits it, and a check that works on short responses.
+
+IFEval's own checks judge a whole response ("exactly three bullets", "the text parses as JSON"), which a budget of a few
+dozen tokens cuts off. The checks here ask for the same behaviour of what has been written so far; `lensteer.evaluate.ifeval`
+has the originals for full-length responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lensteer import data, evaluate
+from lensteer.data import Instruction
+
+if TYPE_CHECKING:
+    from lensteer.methods.instruction import InstructionVectors, Unit
+
+Check = Callable[[Sequence[str]], Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One instruction to steer towards.
+
+    Attributes:
+        instruction: what stands in the prompt in the "text" condition.
+        check: responses -> success of each.
+        operator: "set_projection" (formats) or "add" (length, words).
+        strengths: the ones to try.
+        unit: of the strengths, for "add".
+        fit_on: the instruction whose vector is used, where it is another one: excluding a word is its inclusion
+            vector at negative strength.
+    """
+
+    instruction: Instruction
+    check: Check
+    operator: Literal["set_projection", "add"] = "set_projection"
+    strengths: tuple[float, ...] = (1.0, 2.0, 3.0)
+    unit: Unit = "difference"
+    fit_on: Instruction | None = None
+
+    @property
+    def name(self) -> str:
+        return self.instruction.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the operator."""
+        return {"unit": self.unit} if self.operator == "add" else {}
+
+    def steering(self, vectors: InstructionVectors, layer: int, strength: float) -> Any:
+        """The Steering at a layer and strength."""
+        return getattr(vectors, self.operator)(layer, strength, **self.options)
+
+
+def in_language(code: str) -> Check:
+    """Responses whose language langdetect finds to be ``code`` (IFEval's own check)."""
+    return lambda responses: evaluate.ifeval(responses, "language:response_language", {"language": code})["loose"]
+
+
+def at_most_words(n: int) -> Check:
+    """Responses of 1 to n words."""
+    return lambda responses: evaluate.lengths(responses)["words"].between(1, n)
+
+
+def named_task(name: str) -> Task:
+    """The task of an instruction's name: a format of `lensteer.data`, "very_short", "include:WORD" or "exclude:WORD".
+
+    Raises:
+        ValueError: no such instruction, or one without a check that works on short responses.
+    """
+    instruction = data.find_instruction(name)
+    if name.startswith("include:"):
+        return Task(instruction, lambda r: evaluate.includes_words(r, name[8:]), "add")
+    if name.startswith("exclude:"):
+        word = name[8:]
+        check: Check = lambda r: evaluate.excludes_words(r, word)  # noqa: E731
+        return Task(instruction, check, "add", (-1.0, -2.0, -3.0), fit_on=data.include_word(word))
+    if name not in _CHECKS:
+        known = ", ".join(_CHECKS)
+        raise ValueError(f"no check is known for {name!r}; there are checks for {known}, include:WORD and exclude:WORD")
+    operator: Literal["set_projection", "add"] = "add" if instruction.kind == "length" else "set_projection"
+    return Task(instruction, _CHECKS[name], operator)
+
+
+_CHECKS: dict[str, Check] = {
+    "bullet_list": lambda r: evaluate.bullets(r),
+    "numbered": lambda r: evaluate.bullets(r, numbered=True),
+    "json": lambda r: evaluate.json_format(r),
+    "capitals": lambda r: evaluate.letter_case(r, "upper"),
+    "lowercase": lambda r: evaluate.letter_case(r, "lower", share=1.0),
+    "french": in_language("fr"),
+    "spanish": in_language("es"),
+    "german": in_language("de"),
+    "no_commas": lambda r: [bool(text.strip()) and "," not in text for text in r],
+    "quotation": lambda r: [text.lstrip().startswith('"') for text in r],
+    "title": lambda r: ["<<" in text for text in r],
+    "highlighted": lambda r: [text.count("*") >= 2 for text in r],
+    "very_short": at_most_words(15),
+    "short": at_most_words(15),
+}
