@@ -1,4 +1,4 @@
-"""The terminal front: ``lensteer demo | fit | sweep | generate | report | models``. Thin: each command is one library call.
+"""The terminal front: ``lensteer demo | fit | sweep | generate | report | models``; each command is one library call.
 
 It stands beside the analysis modules because it uses both packages, and ``lensteer`` never imports ``analysis``.
 """
@@ -227,12 +227,14 @@ def _say(message: str) -> None:
 
 
 def _show(table: Any, title: str) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=title or None, title_justify="left", header_style="bold")
+    grid = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE)
     for column in table.columns:
-        grid.add_column(str(column).replace("_", " "), overflow="fold")
+        long = table[column].astype(str).str.len().max() > 40
+        grid.add_column(str(column).replace("_", " "), overflow="fold", no_wrap=not long)
     for row in table.itertuples(index=False):
         grid.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
     Console().print(grid)

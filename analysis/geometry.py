@@ -19,13 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.stability import (
-    auroc,
-    compare_with_random,
-    random_directions,
-    require_finite,
-    split_half_stability,
-)
+from analysis.stability import compare_with_random, random_directions, split_half_stability
+from lensteer.separation import auroc, require_finite
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -10,13 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensteer.generate import generate
-from lensteer.models import load_model, source_of
+from lensteer.models import load_model, source_of, twin_of
 from lensteer.progress import progress_bar
 from lensteer.prompts import Row
 from lensteer.scoring import log_probs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 Outcome = dict[str, Any]
+_REQUIRED = ("response", "n_tokens", "finish_reason")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ def run_jobs(
     missing = [job for key, job in distinct.items() if key not in outcomes]
     # By layer, so that a batch starts late in the model; then by length, so that little is padding.
     missing.sort(key=lambda job: (job.layer if job.layer >= 0 else 1 << 30, len(job.row)))
+    if folder is not None and missing:
+        # A folder that cannot be written is found now, not after the first batch.
+        write_atomically(folder / ".writable", b"").unlink(missing_ok=True)
     chunks = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
     with progress_bar(len(distinct), "sweep", shown=progress, unit="response") as bar:
         bar.update(len(outcomes))
@@ -102,19 +107,20 @@ def run_chunk(model: Any, jobs: Sequence[Job], settings: Settings) -> dict[str, 
     if isinstance(model, tuple):
         model = _loaded(model)
     rows: list[Any] = [job.row for job in jobs]
-    table = generate(
-        model,
-        rows,
-        per_row([job.steering for job in jobs]),
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=len(jobs),
-        progress=False,
-    )
-    outcomes: list[Outcome] = table[["response", "n_tokens", "finish_reason"]].to_dict("records")
-    if settings.perplexity:
-        scores = log_probs(model, rows, table["token_ids"].tolist(), progress=False)
-        for outcome, score in zip(outcomes, scores, strict=True):
-            outcome["perplexity"] = float((-score.mean()).exp()) if len(score) else float("nan")
+    # Threads take turns on a model, a batch at a time: what one changes on it must not reach another.
+    with twin_of(model).lock:
+        table = generate(
+            model,
+            rows,
+            per_row([job.steering for job in jobs]),
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=len(jobs),
+            progress=False,
+        )
+        scores = log_probs(model, rows, table["token_ids"].tolist(), progress=False) if settings.perplexity else []
+    outcomes: list[Outcome] = table[list(_REQUIRED)].to_dict("records")
+    for outcome, score in zip(outcomes, scores, strict=settings.perplexity):
+        outcome["perplexity"] = float((-score.mean()).exp()) if len(score) else float("nan")
     return {job.key: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
 
 
@@ -125,10 +131,14 @@ def _loaded(source: tuple[Any, ...]) -> TransformerBridge:
 
 
 def _kept(folder: Path | None) -> Iterator[tuple[str, Outcome]]:
+    """What earlier runs finished. A line that cannot be read (cut off, damaged) is passed over, and so runs again."""
     for path in sorted(folder.glob("*.jsonl")) if folder is not None and folder.is_dir() else ():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            yield record.pop("key"), record
+        for line in path.read_bytes().splitlines():
+            record: Any = None
+            with suppress(ValueError):  # not UTF-8, or not JSON
+                record = json.loads(line)
+            if isinstance(record, dict) and {"key", *_REQUIRED} <= record.keys():
+                yield record.pop("key"), record
 
 
 def _keep(folder: Path, outcomes: Mapping[str, Outcome]) -> None:

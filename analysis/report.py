@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from numbers import Real
@@ -31,6 +30,7 @@ import plotly.graph_objects as go
 from analysis.report_style import STYLE
 from analysis.report_tables import table_html
 from analysis.tables import CONDITIONS, in_order, one_instruction, require_columns
+from lensteer.storage import write_atomically
 
 
 class Report:
@@ -146,18 +146,7 @@ class Report:
         Raises:
             OSError: the folder cannot be written, or the disk is full; nothing is left behind.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.html())
-            os.chmod(temporary, 0o644)  # mkstemp makes it private to its owner
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return path
+        return write_atomically(Path(path), self.html().encode("utf-8"))
 
     def _add(self, piece: str) -> Self:
         self._pieces.append(piece)

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensteer.separation import auroc, split_half_cosines
+
 
 def split_half_stability(
     differences: Float[Tensor, "pair layer d"], *, n_splits: int = 200, level: float = 0.95, seed: int = 0
@@ -30,39 +32,10 @@ def split_half_stability(
     Raises:
         ValueError: fewer than two pairs, NaN, or another shape.
     """
-    if differences.ndim != 3 or len(differences) < 2:
-        raise ValueError(f"differences must be [pair, layer, d] with two pairs or more, got {tuple(differences.shape)}")
-    require_finite(differences, "differences")
-    n, generator = len(differences), torch.Generator().manual_seed(seed)
-    rank = torch.rand(n_splits, n, generator=generator).argsort(dim=1)
-    first = (rank < n // 2).double()  # [split, pair]: 1 for the pairs of the first half
-    rows = []
-    for layer in range(differences.shape[1]):  # one layer at a time: splits x d in memory, not times layers
-        values = differences[:, layer].detach().double().cpu()
-        sums = first @ values
-        cosine = torch.cosine_similarity(sums, values.sum(0) - sums, dim=1)
-        low, high = torch.quantile(cosine, torch.tensor([(1 - level) / 2, (1 + level) / 2]).double()).tolist()
-        rows.append({"layer": layer, "cosine": cosine.mean().item(), "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
-def auroc(positive: Float[Tensor, "n ..."], negative: Float[Tensor, "m ..."]) -> Float[Tensor, "..."]:
-    """P(positive > negative) + ½ P(equal), over the first axis, for every trailing index.
-
-    Raises:
-        ValueError: an empty class, NaN, or trailing shapes that differ.
-    """
-    if not len(positive) or not len(negative) or positive.shape[1:] != negative.shape[1:]:
-        raise ValueError(
-            f"classes must be [n, ...] and [m, ...], got {tuple(positive.shape)} and {tuple(negative.shape)}"
-        )
-    require_finite(positive, "positive")
-    require_finite(negative, "negative")
-    values = positive.detach().double().movedim(0, -1).contiguous()
-    ordered = negative.detach().double().movedim(0, -1).sort(dim=-1).values.contiguous()
-    below = torch.searchsorted(ordered, values)
-    not_above = torch.searchsorted(ordered, values, right=True)
-    return (below + not_above).double().mean(dim=-1) / (2 * len(negative))
+    cosines = split_half_cosines(differences, n_splits=n_splits, seed=seed)
+    low, high = torch.quantile(cosines, torch.tensor([(1 - level) / 2, (1 + level) / 2]).double(), dim=1)
+    table = {"cosine": cosines.mean(1), "low": low, "high": high}
+    return pd.DataFrame({"layer": range(len(cosines)), **{name: values.numpy() for name, values in table.items()}})
 
 
 def random_directions(
@@ -121,13 +94,3 @@ def compare_with_random(
             }
         )
     return pd.DataFrame(rows)
-
-
-def require_finite(values: Tensor, name: str) -> None:
-    """Refuse NaN and infinite values.
-
-    Raises:
-        ValueError: says how many there are.
-    """
-    if not torch.isfinite(values).all():
-        raise ValueError(f"{name} hold {int((~torch.isfinite(values)).sum())} NaN or infinite values")

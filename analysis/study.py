@@ -38,7 +38,7 @@ class Size:
     pairs: int = 48
     validation: int = 8
     test: int = 16
-    layers: tuple[int, ...] = (14, 17, 20, 23, 26)
+    layers: tuple[int, ...] = (18, 21, 24, 26)
     max_new_tokens: int = 28
     random_seeds: int = 1
 
@@ -104,7 +104,7 @@ def study(
     candidates = [candidate for task in tasks for candidate in _candidates(task, vectors[task.name], size)]
     say(f"sweeping {len(candidates)} candidates on {size.validation} validation queries")
     validation = _marked(sweep(model, candidates, queries["validation"], **options), "validation")
-    selection = choose(validation, budget=budget or Budget(), seed=seed)
+    selection = choose(validation, budget=budget or Budget(perplexity_ratio=4.0), seed=seed)
     say(f"confirming the choices on {size.test} test queries")
     controls = [c for task in tasks for c in _controls(task, vectors[task.name], selection, size, folder, seed)]
     test = _marked(sweep(model, controls, queries["test"], **options), "test")

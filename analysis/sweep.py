@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.jobs import Job, Settings, run_jobs
 from lensteer.generate import as_steering
-from lensteer.models import fingerprint
-from lensteer.prompts import Prompt, tokenize
+from lensteer.models import fingerprint, twin_of
+from lensteer.prompts import Prompt, Row, tokenize
 from lensteer.steering import Steering
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Candidate:
     layer: int = -1
     strength: float = 0.0
     steering: Steering = field(default_factory=Steering)
-    rewrite: Callable[[str], str] | None = None
+    rewrite: Callable[[Any], Prompt] | None = None
 
 
 def baseline(instruction: str) -> Candidate:
@@ -58,7 +58,7 @@ def baseline(instruction: str) -> Candidate:
     return Candidate(instruction, "none")
 
 
-def in_text(candidate: Candidate, rewrite: Callable[[str], str]) -> Candidate:
+def in_text(candidate: Candidate, rewrite: Callable[[Any], Prompt]) -> Candidate:
     """The same candidate with the instruction in the prompt's text as well."""
     return replace(candidate, condition="text" if candidate.layer < 0 else "text+steered", rewrite=rewrite)
 
@@ -77,9 +77,15 @@ def grid(
     Args:
         operator: "set_projection" for formats, "add" for length and words.
         options: for the operator: ``unit=``, ``tokens=``, ``value=``.
+
+    Raises:
+        ValueError: an unknown operator, or layers that the vectors lack.
     """
-    make: Callable[..., Steering] = vectors.add if operator == "add" else vectors.set_projection
-    cells = [(layer, float(strength)) for layer in layers for strength in strengths]
+    if operator not in ("set_projection", "add"):
+        raise ValueError(f"operator must be 'set_projection' or 'add', got {operator!r}")
+    make: Callable[..., Steering] = getattr(vectors, operator)
+    values = [float(strength) for strength in strengths]
+    cells = [(layer, strength) for layer in layers for strength in values]
     units = [(layer, make(layer, 1.0, **options)) for layer in dict.fromkeys(layer for layer, _ in cells)]
     unit = dict(units)  # one tensor a layer, so that rows of one batch share it
     return [Candidate(vectors.name, condition, i, s, unit[i].at_strength(s)) for i, s in cells]
@@ -88,7 +94,7 @@ def grid(
 def sweep(
     model: TransformerBridge,
     candidates: Sequence[Candidate],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     checks: Mapping[str, Check] | None = None,
     max_new_tokens: int = 32,
@@ -110,20 +116,35 @@ def sweep(
             Workers of other processes load the model by name.
 
     Returns:
-        One row per candidate and prompt: instruction, condition, layer, strength, prompt_id, prompt, response, n_tokens,
-        finish_reason, perplexity, degenerate (repetitive), repeated, success.
+        One row per candidate and prompt: instruction, condition, layer, strength, prompt_id, prompt, response,
+        n_tokens, finish_reason, perplexity, degenerate (repetitive), repeated, success.
 
     Raises:
-        ValueError: no candidates or prompts, a check for an instruction that no candidate has, or anything that
-            `generate` would refuse; all before the first batch.
+        ValueError: no candidates or prompts, a check for an instruction that no candidate has, a model that is being
+            steered (with a cache or executor), or anything that `generate` would refuse; all before the first batch.
+            A check that does not return one result per response.
+        OSError: a cache folder that cannot be written; before the first batch as well.
     """
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be a list; for one prompt write [prompt]")
+    candidates = [replace(c, steering=as_steering(c.steering)) for c in candidates]
+    prompts = list(prompts)
     if not candidates or not prompts:
         raise ValueError(f"a sweep needs candidates and prompts; got {len(candidates)} and {len(prompts)}")
     names = {candidate.instruction for candidate in candidates}
     if checks and (unknown := set(checks) - names):
         raise ValueError(f"checks for {sorted(unknown)}, but the candidates' instructions are {sorted(names)}")
-    for steering in {id(c.steering): as_steering(c.steering) for c in candidates}.values():
+    if batch_size < 1 or max_new_tokens < 1:
+        raise ValueError(f"batch_size={batch_size} and max_new_tokens={max_new_tokens}: both must be at least 1")
+    if twin_of(model).active and (cache is not None or executor is not None):
+        raise ValueError(
+            "the model is being steered, which no cache key or worker knows of; sweep without cache= and "
+            "executor=, or add that steering to the candidates"
+        )
+    for steering in {id(c.steering): c.steering for c in candidates}.values():
         steering.points(model)
+        if steering.n_rows is not None:
+            raise ValueError(f"a candidate has strengths for {steering.n_rows} rows; give each one number")
     settings = Settings(max_new_tokens, prompt_format, perplexity)
     jobs = _jobs(model, candidates, prompts, settings)
     outcomes = run_jobs(model, jobs, settings, batch_size, cache, executor, progress)
@@ -131,30 +152,33 @@ def sweep(
 
 
 def _jobs(
-    model: TransformerBridge, candidates: Sequence[Candidate], prompts: Sequence[str], settings: Settings
+    model: TransformerBridge, candidates: Sequence[Candidate], prompts: Sequence[Prompt], settings: Settings
 ) -> list[Job]:
     """One job per candidate and prompt, keyed by everything that determines its outcome."""
-    rows: dict[Any, Any] = {}
+    rows: dict[str, Row] = {}
     hashes: dict[int, str] = {}
     where = json.dumps([sorted(fingerprint(model).items()), settings.key])
     jobs = []
     for candidate in candidates:
-        texts = [candidate.rewrite(prompt) for prompt in prompts] if candidate.rewrite else list(prompts)
-        new: list[Prompt] = [text for text in dict.fromkeys(texts) if text not in rows]
+        own = [candidate.rewrite(prompt) if candidate.rewrite else prompt for prompt in prompts]
+        texts = {repr(prompt): prompt for prompt in own}  # chat messages cannot be keys
+        new = {key: prompt for key, prompt in texts.items() if key not in rows}
         if new:
             room = settings.max_new_tokens
-            tokenized = tokenize(model, new, prompt_format=settings.prompt_format, room=room)
+            tokenized = tokenize(model, list(new.values()), prompt_format=settings.prompt_format, room=room)
             rows.update(zip(new, tokenized, strict=True))
-        content = hashes.setdefault(id(candidate.steering), candidate.steering.content_hash())
-        for text in texts:
-            key = hashlib.sha256(f"{where}{content}{rows[text].ids}".encode()).hexdigest()[:32]
-            jobs.append(Job(key, rows[text], candidate.steering, candidate.layer))
+        if id(candidate.steering) not in hashes:
+            hashes[id(candidate.steering)] = candidate.steering.content_hash()
+        content = hashes[id(candidate.steering)]
+        for row in (rows[repr(prompt)] for prompt in own):
+            key = hashlib.sha256(f"{where}{content}{row.ids}".encode()).hexdigest()[:32]
+            jobs.append(Job(key, row, candidate.steering, candidate.layer))
     return jobs
 
 
 def _table(
     candidates: Sequence[Candidate],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     jobs: Sequence[Job],
     outcomes: Mapping[str, Mapping[str, Any]],
     checks: Mapping[str, Check],
@@ -173,7 +197,21 @@ def _table(
     table["degenerate"], table["repeated"] = repeated["loop"], repeated["repeated"]
     for instruction, check in checks.items():
         own = table["instruction"] == instruction
-        verdict = check(table.loc[own, "response"].tolist())
-        success = verdict["success"] if isinstance(verdict, pd.DataFrame) else verdict
-        table.loc[own, "success"] = pd.Series(list(success), index=table.index[own]).astype(float)
+        scores = _verdict(instruction, check, table.loc[own, "response"].tolist())
+        table.loc[own, "success"] = pd.Series(scores, index=table.index[own])
     return table
+
+
+def _verdict(instruction: str, check: Check, responses: list[str]) -> list[float]:
+    """What a check says of every response."""
+    import pandas as pd
+
+    verdict = check(responses)
+    if isinstance(verdict, pd.DataFrame):
+        if "success" not in verdict:
+            raise ValueError(f"the check of {instruction!r} returned columns {list(verdict)}, none of them 'success'")
+        verdict = verdict["success"]
+    scores = [float(score) for score in verdict]
+    if len(scores) != len(responses):
+        raise ValueError(f"the check of {instruction!r} returned {len(scores)} results for {len(responses)} responses")
+    return scores

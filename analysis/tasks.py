@@ -1,8 +1,8 @@
 """What a study steers towards: an instruction, the operator that fits it, and a check that works on short responses.
 
 IFEval's own checks judge a whole response ("exactly three bullets", "the text parses as JSON"), which a budget of a few
-dozen tokens cuts off. The checks here ask for the same behaviour of what has been written so far; `lensteer.evaluate.ifeval`
-has the originals for full-length responses.
+dozen tokens cuts off. The checks here ask for the same behaviour of what has been written so far;
+`lensteer.evaluate.ifeval` has the originals for full-length responses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Task:
     instruction: Instruction
     check: Check
     operator: Literal["set_projection", "add"] = "set_projection"
-    strengths: tuple[float, ...] = (1.0, 2.0, 3.0)
+    strengths: tuple[float, ...] = (0.7, 1.0, 1.5)
     unit: Unit = "difference"
     fit_on: Instruction | None = None
 
@@ -73,7 +73,7 @@ def named_task(name: str) -> Task:
     """
     instruction = data.find_instruction(name)
     if name.startswith("include:"):
-        return Task(instruction, lambda r: evaluate.includes_words(r, name[8:]), "add")
+        return Task(instruction, lambda r: evaluate.includes_words(r, name[8:]), "add", (1.0, 2.0, 3.0))
     if name.startswith("exclude:"):
         word = name[8:]
         check: Check = lambda r: evaluate.excludes_words(r, word)  # noqa: E731
@@ -86,8 +86,8 @@ def named_task(name: str) -> Task:
 
 
 _CHECKS: dict[str, Check] = {
-    "bullet_list": lambda r: evaluate.bullets(r),
-    "numbered": lambda r: evaluate.bullets(r, numbered=True),
+    "bullet_list": lambda r: evaluate.bullets(r, minimum=1),
+    "numbered": lambda r: evaluate.bullets(r, minimum=1, numbered=True),
     "json": lambda r: evaluate.json_format(r),
     "capitals": lambda r: evaluate.letter_case(r, "upper"),
     "lowercase": lambda r: evaluate.letter_case(r, "lower", share=1.0),
@@ -98,6 +98,6 @@ _CHECKS: dict[str, Check] = {
     "quotation": lambda r: [text.lstrip().startswith('"') for text in r],
     "title": lambda r: ["<<" in text for text in r],
     "highlighted": lambda r: [text.count("*") >= 2 for text in r],
-    "very_short": at_most_words(15),
-    "short": at_most_words(15),
+    "very_short": at_most_words(12),
+    "short": at_most_words(12),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,10 +116,10 @@ def capture(
     """
     if reduce not in (None, "mean", "moments"):
         raise ValueError(f"reduce must be None, 'mean' or 'moments', got {reduce!r}")
-    points = resolve(model, sites_or_names, layers)
+    points = list({point.name: point for point in resolve(model, sites_or_names, layers)}.values())
     rows = tokenize(model, prompts, prompt_format=prompt_format, truncate=truncate)
     chosen = [_positions(row, tokens, template, i) for i, row in enumerate(rows)]
-    store = _Store(resume, model, points, rows, chosen, reduce)
+    store = _Store(resume, model, points, rows, chosen, tokens == "all", reduce)
     kept: list[tuple[Batch, dict[str, Tensor]]] = []
     total: dict[str, Moments] = {}
     with progress_bar(len(rows), "capture", shown=progress) as bar:
@@ -188,14 +189,12 @@ def _read(
 
     whole = any(point.canonical.startswith("unembed") for point in points)
     with torch.inference_mode(), attached(model, [(point, keep(point)) for point in points]):
-        try:
+        with suppress(_Done):
             run(face if whole else face.base_model, batch)
-        except _Done:
-            pass
     if len({value.shape for value in kept.values()}) == 1 and len({value.device for value in kept.values()}) == 1:
         together = torch.stack([kept[p.name] for p in points]).cpu()  # one transfer for all points
         return {p.name: together[i] for i, p in enumerate(points)}
-    return {p.name: kept[p.name].cpu() for p in points}
+    return {p.name: kept[p.name].cpu().clone() for p in points}  # cloned: inference tensors cannot enter autograd
 
 
 class _Done(Exception):
@@ -251,11 +250,20 @@ def _in_order(
 
 
 class _Store:
-    """Finished batches of a capture, on disk, under a key that changes with anything that changes the result."""
+    """Finished batches of a capture, on disk, under a key that changes with anything that changes the result.
+
+    Raises:
+        ValueError: the model is being steered; what the edits do is not in the key.
+    """
 
     def __init__(self, folder: str | Path | None, model: TransformerBridge, *what: Any) -> None:
         self._folder = None if folder is None else Path(folder)
-        self._key = "" if folder is None else repr((sorted(fingerprint(model).items()), twin_of(model).active, what))
+        self._key = ""
+        if folder is not None:
+            with twin_of(model).lock:  # another thread's steering ends first
+                if twin_of(model).active:
+                    raise ValueError("resume= cannot be used while the model is steered; capture without a folder")
+            self._key = repr((sorted(fingerprint(model).items()), what))
 
     def _path(self, batch: Batch) -> Path | None:
         if self._folder is None:

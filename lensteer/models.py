@@ -42,6 +42,8 @@ class Twin:
     revision: str | None = None
     lock: Any = field(default_factory=threading.RLock)
     active: list[Any] = field(default_factory=list)
+    probing: bool = False
+    names: dict[str, str] | None = None
     survey: dict[str, tuple[int, ...]] | None = None
     editable: dict[str, bool] = field(default_factory=dict)
     tokenizer_hash: str | None = None
@@ -66,7 +68,7 @@ def load_model(
             ``.gguf`` file, or a Hugging Face model that is already loaded.
         tokenizer: for a loaded model; for the others it is read from the same place as the weights.
         device: a device; ``"auto"`` or a device map to spread a large model (needs accelerate). Default: CUDA, MPS
-            or CPU, the first that is there. A loaded model stays where it is.
+            or CPU, the first that is there. A loaded model stays where it is, and is put into evaluation mode.
         dtype: default float32 on CPU and the checkpoint's own elsewhere. A loaded model keeps its own.
         revision: branch, tag or commit of a hub id.
 
@@ -75,16 +77,15 @@ def load_model(
         ValueError: an architecture that TransformerLens gets wrong, or a model that was bridged in place.
     """
     if isinstance(name_or_model, nn.Module):
-        hf, name = (
-            name_or_model,
-            getattr(name_or_model.config, "_name_or_path", "") or type(name_or_model).__name__,
-        )
+        hf, config = name_or_model, getattr(name_or_model, "config", None)
+        name = getattr(config, "_name_or_path", "") or type(hf).__name__
         if device is not None or dtype is not None:
             raise ValueError("device= and dtype= do not apply to a loaded model; move or cast it before load_model")
     else:
         name = str(name_or_model)
         hf, tokenizer = _from_pretrained(name, tokenizer, device, dtype, revision)
     _refuse_unsupported(hf, name)
+    hf.eval()
     bridge = _bridge_on_shared_weights(hf, tokenizer, name)
     source = None if isinstance(name_or_model, nn.Module) else (name, device, dtype, revision)
     _TWINS[bridge] = Twin(plain=hf, tokenizer=tokenizer, name=name, revision=revision, source=source)
@@ -160,7 +161,19 @@ def fingerprint(model: TransformerBridge) -> dict[str, str]:
         "d_model": str(model.cfg.d_model),
         "n_layers": str(model.cfg.n_layers),
         "tokenizer": twin.tokenizer_hash,
+        "weights": _weights_hash(plain),
     }
+
+
+def _weights_hash(plain: nn.Module) -> str:
+    """A hash of a few numbers of every parameter: training of any kind changes it, moving to a device does not."""
+    digest = hashlib.sha256()
+    for name, parameter in plain.named_parameters():
+        flat = parameter.detach().flatten()
+        if flat.device.type != "meta":  # offloaded to disk
+            sample = flat[:: max(1, len(flat) // 16)][:16].float().cpu()
+            digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -175,6 +188,7 @@ def _from_pretrained(
     dtype: torch.dtype | str | None,
     revision: str | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = folder_for(name)
@@ -189,15 +203,15 @@ def _from_pretrained(
     try:
         hf = AutoModelForCausalLM.from_pretrained(folder or name, **options, **where)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder or name, **where)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise ModelUnavailable(
             f"cannot load {name!r} ({'folder ' + str(folder) if folder else 'as a hub id'}): {reason}. "
             f"Give a hub id, a local folder, a .gguf file, or {EMBEDDED!r} for the embedded default"
         ) from error
     if not spread:
         hf = hf.to(device)  # type: ignore[arg-type]
-    return hf.eval(), tokenizer
+    return hf, tokenizer
 
 
 def _default_device() -> str:

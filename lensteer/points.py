@@ -1,4 +1,4 @@
-"""Sites and hook names: which activations exist on a model, what shape they have, and where they live on its plain face.
+"""Sites and hook names: which activations a model has, their shape, and where they live on its plain face.
 
 Names are TransformerLens's own (``blocks.3.hook_resid_post``) and shorthand is its ``get_act_name`` (``resid_post``,
 ``z``, ``mlp_out``, ``post``, …). What TransformerLens lacks is added here: a site is expanded over layers, and before
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lensteer.models import lens_model, twin_of
+from lensteer.models import Twin, lens_model, twin_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -33,7 +33,8 @@ _PLAIN = re.compile(
     r"^blocks\.\d+\.(hook_(in|out)|attn\.hook_out|attn\.o\.hook_(in|out)|mlp\.hook_(in|out)"
     r"|mlp\.(in|gate|out)\.hook_(in|out)|ln(1|2|1_post|2_post)\.hook_(in|out))$|^(ln_final|unembed)\.hook_in$"
 )
-_SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_out", "post", "pre", "q", "k", "v", "pattern")
+_PROBE_TOKENS = 13  # not a number of attention heads, so that an axis of this length is the tokens
+_SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_out", "post", "pre", "q", "k", "v")
 _LYING = {
     "hook_resid_mid": "an edit there reaches the MLP but not the residual stream it is named after; use 'attn_out'",
 }
@@ -69,17 +70,18 @@ def hook_names(model: TransformerBridge, site: str, layers: int | Iterable[int] 
     """
     from transformer_lens.utilities import get_act_name
 
-    known = model.hook_dict
-    if site in known:
+    if site in _names(model):
         return [site]
     n_layers = int(model.cfg.n_layers)
-    wanted = range(n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    wanted = range(n_layers) if layers is None else list(layers) if isinstance(layers, Iterable) else [layers]
+    if len(wanted) == 0:
+        raise ValueError(f"no layers were given for {site!r}; name some of 0 to {n_layers - 1}, or leave layers out")
     for layer in wanted:
         if not 0 <= layer < n_layers:
             raise ValueError(
                 f"layer {layer} is out of range: {twin_of(model).name} has {n_layers} layers, 0 to {n_layers - 1}"
             )
-    names = [get_act_name(site, layer) for layer in wanted]
+    names = list(dict.fromkeys(get_act_name(site, layer) for layer in wanted))
     _require_known(model, site, names)
     return names
 
@@ -108,7 +110,7 @@ def resolve(
 
 
 def _require_known(model: TransformerBridge, site: str, names: Sequence[str]) -> None:
-    known = model.hook_dict
+    known = _names(model)
     missing = [name for name in names if name not in known]
     if missing:
         available = [s for s in _SITES if _first(known, s)]
@@ -119,23 +121,40 @@ def _require_known(model: TransformerBridge, site: str, names: Sequence[str]) ->
         )
 
 
-def _first(known: dict[str, Any], site: str) -> bool:
+def _names(model: TransformerBridge) -> dict[str, str]:
+    """Every hook name and alias with its canonical name (looked up often, and slow to put together)."""
+    twin = twin_of(model)
+    if twin.names is None:
+        twin.names = {name: str(hook.name) for name, hook in model.hook_dict.items()}
+    return twin.names
+
+
+def _first(known: dict[str, str], site: str) -> bool:
     from transformer_lens.utilities import get_act_name
 
     return get_act_name(site, 0) in known
 
 
 def _point(model: TransformerBridge, name: str) -> Point:
-    canonical = str(model.hook_dict[name].name)
+    canonical = _names(model)[name]
     shapes = _survey(model)
+    if canonical not in shapes:
+        twin_of(model).survey = None  # one of TransformerLens's setters may have woken it up since
+        shapes = _survey(model)
     if canonical not in shapes:
         raise ValueError(
             f"{name!r} exists on {twin_of(model).name} but never fires, so there is nothing to read or edit; "
             f"points that fire in the same block: {', '.join(_alive_beside(shapes, canonical))}"
         )
-    _require_honest_width(model, name, shapes[canonical])
+    if shapes[canonical][1:2] != (_PROBE_TOKENS,):
+        raise ValueError(
+            f"{name!r} on {twin_of(model).name} has no axes [batch, pos, …] (for {_PROBE_TOKENS} tokens its shape is "
+            f"{shapes[canonical]}), so it cannot be captured or edited by token; see model.run_with_cache"
+        )
+    shape = shapes[canonical][2:]
+    _require_honest_width(model, name, shape)
     module, side = _plain_module(model, canonical)
-    return Point(name, canonical, shapes[canonical], module, side)
+    return Point(name, canonical, shape, module, side)
 
 
 def _alive_beside(shapes: dict[str, tuple[int, ...]], canonical: str) -> list[str]:
@@ -144,16 +163,16 @@ def _alive_beside(shapes: dict[str, tuple[int, ...]], canonical: str) -> list[st
 
 
 def _survey(model: TransformerBridge) -> dict[str, tuple[int, ...]]:
-    """Trailing shape of every point that fires, from one forward pass over three tokens."""
+    """Shape of every point that fires, from one short forward pass."""
     twin = twin_of(model)
     if twin.survey is None:
         shapes: dict[str, tuple[int, ...]] = {}
 
         def note(tensor: Any, hook: Any) -> None:
-            if isinstance(tensor, Tensor):
-                shapes[hook.name] = tuple(tensor.shape[2:])
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():  # token ids are not activations
+                shapes[hook.name] = tuple(tensor.shape)
 
-        with warnings.catch_warnings():
+        with _probing(twin), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # points behind a setter are skipped with a warning each
             with model.hooks(fwd_hooks=[(lambda name: True, note)]):
                 _probe(model)
@@ -161,10 +180,21 @@ def _survey(model: TransformerBridge) -> dict[str, tuple[int, ...]]:
     return twin.survey
 
 
+@contextmanager
+def _probing(twin: Twin) -> Iterator[None]:
+    """The lens to itself: no other thread's edits, and this thread's own asleep."""
+    with twin.lock:
+        before, twin.probing = twin.probing, True
+        try:
+            yield
+        finally:
+            twin.probing = before
+
+
 def _probe(model: TransformerBridge) -> Tensor:
     lens = lens_model(model)
-    device = lens.get_input_embeddings().weight.device
-    ids = torch.arange(3, 6, device=device).unsqueeze(0)
+    embeddings = lens.get_input_embeddings().weight
+    ids = (torch.arange(3, 3 + _PROBE_TOKENS) % len(embeddings)).to(embeddings.device).unsqueeze(0)
     with torch.no_grad():
         return lens(input_ids=ids, use_cache=False).logits
 
@@ -202,7 +232,7 @@ def _require_editable(model: TransformerBridge, point: Point) -> None:
     twin = twin_of(model)
     if last in _LYING:
         raise ValueError(f"{point.name!r} cannot be edited on {twin.name}: {_LYING[last]}")
-    kind = re.sub(r"\d+", "*", point.canonical)
+    kind = re.sub(r"^blocks\.\d+", "blocks.*", point.canonical)
     if kind not in twin.editable:
         twin.editable[kind] = _edit_counts(model, point)
     if not twin.editable[kind]:
@@ -217,29 +247,35 @@ def _edit_counts(model: TransformerBridge, point: Point) -> bool:
         noise = torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
         return tensor + noise * (tensor.abs().mean() + 1)
 
-    clean = _probe(model)
-    with model.hooks(fwd_hooks=[(point.name, shake)]):
-        return not torch.equal(clean, _probe(model))
+    with _probing(twin_of(model)):
+        clean = _probe(model)
+        with model.hooks(fwd_hooks=[(point.name, shake)]):
+            return not torch.equal(clean, _probe(model))
 
 
 @contextmanager
 def attached(model: TransformerBridge, functions: Sequence[tuple[Point, HookFunction]]) -> Iterator[None]:
     """Run ``functions`` at their points on both faces of the model; nothing is left behind on exit.
 
-    Points that the plain model lacks run on the lens only (see `lens_only`).
+    The model is locked for other threads meanwhile. Points that the plain model lacks run on the lens only.
     """
     twin = twin_of(model)
     handles: list[Any] = []
-    try:
-        if twin.plain is not None:
-            for point, function in functions:
-                if point.module is not None:
-                    handles.append(_attach_plain(twin.plain.get_submodule(point.module), point, function))
-        with model.hooks(fwd_hooks=[(point.name, function) for point, function in functions]):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def unless_probing(function: HookFunction) -> HookFunction:
+        return lambda tensor, hook: tensor if twin.probing else function(tensor, hook)
+
+    with twin.lock:
+        try:
+            if twin.plain is not None:
+                for point, function in functions:
+                    if point.module is not None:
+                        handles.append(_attach_plain(twin.plain.get_submodule(point.module), point, function))
+            with model.hooks(fwd_hooks=[(point.name, unless_probing(function)) for point, function in functions]):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,23 @@
 | an int, a list of ints | token i of the sequence; 0 is the first real token, −1 the last *prompt* token |
 | a slice | the same numbering: ``slice(-3, None)`` is the last three prompt tokens and all that follow |
 
-**How it knows.** A hook function sees a tensor, and a tensor does not say which tokens it holds: under a KV cache it is
-one column, in a left-padded batch it starts with padding, without a cache it is the whole sequence again. So a `Clock`
-watches the model's own forward calls (a forward pre-hook on its base model) and reads the attention mask and the length
-of the KV cache. The first call with an empty cache is the prompt; what comes after is generated. ``prompt_length=`` says
-it where that is not so: teacher-forced scoring and decoding without a cache. Models from `lensteer.load_model` carry a
-clock; on any other bridge `Steering.on` and `generate` attach one while they run.
+**How it knows.** A hook function sees a tensor, and a tensor does not say which tokens it holds: under a KV cache it
+is one column, in a left-padded batch it starts with padding, without a cache it is the whole sequence again. So a
+`Clock` watches the model's own forward calls (a forward pre-hook on its base model) and reads the attention mask and
+the length of the KV cache. The first call with an empty cache is the prompt; what continues that cache is generated.
+``prompt_length=`` says it where that is not so: teacher-forced scoring and decoding without a cache. Models from
+`lensteer.load_model` carry a clock; on any other bridge `Steering.on` and `generate` attach one while they run. Where
+the tokens cannot be known, an edit made with `at` raises an error rather than guess.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from operator import index as whole
 from typing import Any, Literal
+from weakref import ref
 
 import torch
 from jaxtyping import Bool, Int
@@ -85,7 +88,17 @@ def _from_end(index: Any, end: Tensor) -> Any:
     return index + end if index is not None and index < 0 else index
 
 
-_LAYOUT: ContextVar[Layout | None] = ContextVar("lensteer_layout", default=None)
+@dataclass(frozen=True)
+class _Pass:
+    """The running forward pass: whose clock says so, its layout or why there is none, and the pass around it."""
+
+    clock: Clock
+    layout: Layout | None
+    problem: str
+    around: _Pass | None
+
+
+_PASS: ContextVar[_Pass | None] = ContextVar("lensteer_pass", default=None)
 
 
 class Clock:
@@ -100,6 +113,7 @@ class Clock:
         self._given = prompt_length
         self._prompt_length: Tensor | None = None
         self._prompt_columns: int | None = None
+        self._cache: Any = None  # a weak reference to the cache that holds this prompt
 
     def attach(self, base_model: nn.Module) -> list[Any]:
         """Start watching; returns the torch handles to remove."""
@@ -109,16 +123,31 @@ class Clock:
         ]
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        around = _PASS.get()
+        while around is not None and around.clock is self:  # left over from a pass that Ctrl-C ended
+            around = around.around
+        layout = self._layout(args, kwargs)
+        if isinstance(layout, Layout):
+            _PASS.set(_Pass(self, layout, "", around))
+        else:
+            _PASS.set(_Pass(self, None, layout, around))
+
+    def _layout(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout | str:
+        """The layout of a pass, or why it cannot be known."""
+        inputs = kwargs.get("input_ids")
+        inputs = kwargs.get("inputs_embeds") if inputs is None else inputs
         inputs = args[0] if inputs is None and args else inputs
         if inputs is None:
-            return
+            return "the model was called without input_ids"
         cache = kwargs.get("past_key_values")
         past = cache.get_seq_length() if cache is not None else 0
         batch, columns = inputs.shape[:2]
         mask = kwargs.get("attention_mask")
-        if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != past + columns:
+        if mask is None:
             mask = torch.ones(batch, past + columns, dtype=torch.long, device=inputs.device)
+        if not isinstance(mask, Tensor) or mask.shape != (batch, past + columns):
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            return f"the attention mask is {shape}, not [batch, past + new tokens], {(batch, past + columns)}"
         mask = mask.long()
         if self._given is not None:
             given = torch.as_tensor(self._given, device=inputs.device)
@@ -127,12 +156,19 @@ class Clock:
                 raise ValueError(f"prompt_length has {len(given)} values but the batch has {batch} rows")
         elif past == 0:
             self._prompt_length, self._prompt_columns = mask.sum(1), columns
-        if self._prompt_length is None or len(self._prompt_length) != batch:
-            raise ValueError("a forward pass continues a KV cache whose prompt was not seen; pass prompt_length=")
-        _LAYOUT.set(Layout(columns, past, self._prompt_columns, mask, self._prompt_length))
+            self._cache = None if cache is None else ref(cache)
+        elif self._cache is None or self._cache() is not cache or self._prompt_length is None:
+            return "the pass continues a KV cache whose prompt was not seen; pass steering.on(model, prompt_length=…)"
+        assert self._prompt_length is not None
+        return Layout(columns, past, self._prompt_columns, mask, self._prompt_length)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        _LAYOUT.set(None)
+        running = _PASS.get()
+        if running is not None and running.clock is self:
+            _PASS.set(running.around)
+        cache = getattr(output, "past_key_values", None)
+        if self._cache is None and cache is not None:  # the model made it
+            self._cache = ref(cache)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +193,15 @@ class At(Edit):
         return self._copy(edit=self.edit.to(device))
 
     def __call__(self, activation: Tensor, hook: Any = None) -> Tensor:
-        layout = _LAYOUT.get()
-        if layout is None:
+        running = _PASS.get()
+        if running is None:
             raise RuntimeError(
                 f"at(…, tokens={self.tokens!r}) needs to know which tokens the model is reading; run it inside "
                 "`with steering.on(model):`, through lensteer.generate, or on a model from lensteer.load_model"
             )
+        if running.layout is None:
+            raise RuntimeError(f"at(…, tokens={self.tokens!r}) cannot tell which tokens these are: {running.problem}")
+        layout = running.layout
         chosen = layout.select(self.tokens)
         if chosen is False:
             return activation
@@ -182,10 +221,34 @@ def at(edit: Edit, tokens: Tokens = "all") -> Edit:
     """``edit`` at the given token positions only; see the module's table for what ``tokens`` may be.
 
     Raises:
-        ValueError: for a word that is not one of the four, or a slice with a step.
+        ValueError: a word that is not one of the four, no indices, a slice with a step, or an edit that has its
+            tokens already.
+        TypeError: anything else that is not an index, a slice or a list of indices.
     """
-    if isinstance(tokens, str) and tokens not in _WORDS:
-        raise ValueError(f"tokens={tokens!r} is unknown; use one of {_WORDS}, an index, a list of indices or a slice")
-    if isinstance(tokens, slice) and tokens.step not in (None, 1):
-        raise ValueError(f"tokens={tokens!r}: a slice with a step is not supported; give a list of indices")
+    tokens = _checked(tokens)
+    if isinstance(edit, At):
+        raise ValueError(f"this edit acts at tokens={edit.tokens!r} already; apply at(…) to the edit inside it")
     return edit if tokens == "all" else At(edit, tokens)
+
+
+def _checked(tokens: Any) -> Any:
+    """``tokens`` with plain ints, so that it can be compared and saved."""
+    if isinstance(tokens, str):
+        if tokens not in _WORDS:
+            raise ValueError(
+                f"tokens={tokens!r} is unknown; use one of {_WORDS}, an index, a list of indices or a slice"
+            )
+        return tokens
+    try:
+        if isinstance(tokens, slice):
+            if tokens.step not in (None, 1):
+                raise ValueError(f"tokens={tokens!r}: a slice with a step is not supported; give a list of indices")
+            return slice(*(None if bound is None else whole(bound) for bound in (tokens.start, tokens.stop)))
+        indices = [whole(i) for i in tokens] if isinstance(tokens, Iterable) else whole(tokens)
+    except TypeError as error:
+        raise TypeError(
+            f"tokens={tokens!r} is not a place; use one of {_WORDS}, an index, a list of indices or a slice"
+        ) from error
+    if indices == []:
+        raise ValueError(f"tokens={tokens!r} names no position; give at least one index")
+    return indices

@@ -69,7 +69,7 @@ class _Reached(Exception):
 def _read_prefix(
     face: Any, blocks: Sequence[nn.Module], batch: Batch, first: Tensor
 ) -> tuple[list[tuple[Tensor, Tensor]], list[Any]] | None:
-    """Keys and values of the lowest layers, and each layer's output, for the distinct prompts; None if they do not keep them all."""
+    """Keys, values and outputs of the lowest layers for the distinct prompts; None if the cache drops some."""
     from transformers import DynamicCache
 
     from lensteer.capture import run

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, str]]
 Prompt = str | Messages
 FORMATS = {"plain": "{prompt}", "qa": "Q: {prompt}\nA:"}
-# Not printable, so no prompt contains it; marks where a prompt's own text goes in a rendered template.
 # Rows and tokens of an "auto" batch, by purpose and whether it runs on a CPU.
 _BUDGET = {
     ("read", True): (32, 1024),
@@ -32,6 +31,7 @@ _BUDGET = {
     ("read", False): (256, 32768),
     ("write", False): (256, 65536),
 }
+# Not printable, so no prompt contains it; marks where a prompt's own text goes in a rendered template.
 _MARK = "\ue000prompt\ue000"
 
 
@@ -82,7 +82,7 @@ def tokenize(
     Args:
         prompt_format: ``"auto"`` (chat where the tokenizer has a template, else plain), ``"chat"``, ``"plain"``,
             ``"qa"`` ("Q: …" newline "A:", the papers' format for base models), or a string with ``{prompt}`` in it.
-        truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
+        truncate: keep the last tokens (and the BOS) of a prompt that is too long, instead of refusing it.
         room: tokens to leave free for the response.
 
     Raises:
@@ -104,11 +104,18 @@ def tokenize(
             if not truncate or limit <= 0:
                 raise ValueError(
                     f"prompt {index} has {len(row)} tokens, but the model's context of {context_length(model)} leaves "
-                    f"{limit} for it ({room} are kept for the response); shorten it, or pass truncate=True to keep its end"
+                    f"{limit} for it ({room} are kept for the response); shorten it, or keep its end with truncate=True"
                 )
-            row = Row(row.ids[-limit:], row.own[-limit:], row.text)
+            row = _end_of(row, limit, tokenizer.bos_token_id)
         rows.append(row)
     return rows
+
+
+def _end_of(row: Row, length: int, bos: int | None) -> Row:
+    start = len(row) - length
+    if row.ids[0] == bos:
+        return Row([row.ids[0], *row.ids[start + 1 :]], [row.own[0], *row.own[start + 1 :]], row.text)
+    return Row(row.ids[start:], row.own[start:], row.text)
 
 
 def resolve_format(tokenizer: PreTrainedTokenizerBase, prompt_format: str) -> str:
@@ -136,16 +143,22 @@ def _tokenize_one(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, prompt_for
         own = prompt
         messages = [{"role": "user", "content": prompt}]
     else:
-        messages = [dict(message) for message in prompt]
-        if not messages or any("content" not in message for message in messages):
+        messages = [dict(m) for m in prompt if isinstance(m, Mapping)] if isinstance(prompt, Sequence) else []
+        if not messages or len(messages) < len(prompt) or any("content" not in message for message in messages):
             raise TypeError(f"a prompt is a string or a list of {{'role', 'content'}} messages, got {prompt!r}")
         own = messages[-1]["content"]
     if kind == "chat":
         text = _render(tokenizer, messages)
         template = _render(tokenizer, [*messages[:-1], {**messages[-1], "content": _MARK}])
     else:
+        if len(messages) > 1:
+            raise ValueError(
+                f"a conversation of {len(messages)} messages needs a chat template, and this tokenizer or "
+                f"prompt_format={prompt_format!r} has none; write it as one string"
+            )
         text, template = kind.replace("{prompt}", own), kind.replace("{prompt}", _MARK)
-    encoded = tokenizer(text, add_special_tokens=kind != "chat", return_offsets_mapping=tokenizer.is_fast)
+    special = kind != "chat" and not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=tokenizer.is_fast)
     ids = list(encoded["input_ids"])
     return Row(ids, _own_tokens(encoded, len(ids), text, template), text)
 
@@ -175,7 +188,7 @@ def context_length(model: TransformerBridge) -> int:
 
 
 def stop_ids(model: TransformerBridge) -> list[int]:
-    """Every token that ends a response: the generation config's, the tokenizer's EOS, and the chat template's end of turn."""
+    """Every token that ends a response: the generation config's, the tokenizer's EOS, the template's end of turn."""
     tokenizer, plain = tokenizer_of(model), plain_model(model)
     listed = getattr(plain.generation_config, "eos_token_id", None)
     ids = set(listed if isinstance(listed, list) else [listed]) | {

@@ -73,6 +73,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
+            os.chmod(temporary, 0o644)  # mkstemp makes it private to its owner
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

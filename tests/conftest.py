@@ -39,12 +39,15 @@ SHAPE: dict[str, Any] = {
     "tie_word_embeddings": False,  # tied random embeddings repeat their last token for ever
 }
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
-GPT2_SHAPE = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 64, "n_positions": 128, "tie_word_embeddings": False}
 # name: (config class, its arguments, arguments of the tokenizer)
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gpt2": (
         "GPT2Config",
-        {**GPT2_SHAPE, "bos_token_id": 2, "eos_token_id": 2},
+        # Its own names: n_positions and the like are not read from the general ones.
+        {
+            **{"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 64, "n_positions": 128},
+            **{"bos_token_id": 2, "eos_token_id": 2, "tie_word_embeddings": False},
+        },
         {"bos": False, "chat": None, "pad": "<eos>"},
     ),
     "llama": ("LlamaConfig", GROUPED, {"bos": True, "chat": "{{ bos_token }}" + CHAT}),
@@ -70,9 +73,7 @@ class Case:
     tokenizer: PreTrainedTokenizerBase
 
 
-def make_tokenizer(
-    *, bos: bool = False, chat: str | None = None, pad: str = "<pad>"
-) -> PreTrainedTokenizerBase:
+def make_tokenizer(*, bos: bool = False, chat: str | None = None, pad: str = "<pad>") -> PreTrainedTokenizerBase:
     """One token per byte: ids 0 to 5 are special, byte b is 6 + its place in the alphabet.
 
     Args:

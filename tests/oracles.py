@@ -199,10 +199,7 @@ def response_log_probs(
     hf: nn.Module, ids: Sequence[int], response: Sequence[int], changes: Sequence[Change] = ()
 ) -> Tensor:
     """The log-probability of every response token, one pass for each."""
-    found = [
-        next_log_probs(hf, [*ids, *response[:i]], changes, len(ids))[token]
-        for i, token in enumerate(response)
-    ]
+    found = [next_log_probs(hf, [*ids, *response[:i]], changes, len(ids))[token] for i, token in enumerate(response)]
     return torch.stack(found) if found else torch.zeros(0)
 
 

@@ -1,1 +1,1 @@
-"""One module per method: fit (activations in, a fitted object out) and steering (layer and strength in, Steering out)."""
+"""One module per method: fit (activations in, a fitted object out), then layer and strength in, Steering out."""

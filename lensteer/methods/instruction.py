@@ -10,8 +10,8 @@ For pairs of a request with and without an instruction, read at the last prompt 
 Source: Stolfo, Balachandran, Yousefi, Horvitz, Nushi, "Improving Instruction-Following in Language Models through
 Activation Steering", ICLR 2025 (arXiv 2410.12877), Eqs. 1 and 2.
 
-The paper gives c in absolute residual units, which carry over to no other layer or model. ``unit="residual"`` counts in
-mean norms of the residual stream at that layer, ``unit="difference"`` in ‖m‖, the distance that the text itself moves it.
+The paper gives c in absolute residual units, which carry over to no other layer or model. ``unit="residual"`` counts
+in mean norms of the residual stream at that layer, ``unit="difference"`` in ‖m‖, how far the text itself moves it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,7 @@ from lensteer.models import fingerprint
 from lensteer.points import hook_names
 from lensteer.positions import Tokens, at
 from lensteer.prompts import Pair
+from lensteer.separation import auroc, effect_size, split_half_cosines
 from lensteer.steering import Steering
 
 if TYPE_CHECKING:
@@ -55,8 +57,10 @@ class InstructionVectors:
         difference_norm: ‖m‖ = projection − projection_without.
         residual_norm: mean ‖x‖ without the instruction.
         auroc: how well ⟨·, u⟩ tells the two classes apart, 0.5 is chance; in-sample, so optimistic on few pairs.
-        effect_size: difference of the mean projections over their pooled standard deviation (Cohen's d).
-        split_half_cosine: mean cosine between the directions of two random halves of the pairs; 1 is stable.
+        effect_size: difference of the mean projections over their pooled standard deviation (Cohen's d); NaN for a
+            single pair.
+        split_half_cosine: mean cosine between the directions of two random halves of the pairs; 1 is stable, NaN for
+            a single pair.
         metadata: model fingerprint, number of pairs, data hash, prompt format, seed.
     """
 
@@ -171,7 +175,13 @@ class InstructionVectors:
         return cls(name=content["name"], metadata=content["metadata"], **tensors)
 
     def _layers(self, layer: int | Iterable[int]) -> list[int]:
-        layers = [layer] if isinstance(layer, int) else list(layer)
+        asked = layer if isinstance(layer, Iterable) and not isinstance(layer, str) else [layer]
+        try:
+            layers = [index(i) for i in asked]  # numpy's integers too: a layer often comes out of a table
+        except TypeError:
+            raise TypeError(f"layer must be a whole number or several, got {layer!r}") from None
+        if not layers:
+            raise ValueError("layer names no layer; give at least one")
         for i in layers:
             # Not -1: tables use it for "no steering", and as an index it would silently mean the last layer.
             if not 0 <= i < self.n_layers:
@@ -245,7 +255,8 @@ def from_activations(
     """
     if positive.shape != negative.shape or positive.ndim != 3 or positive.shape[1] == 0:
         raise ValueError(
-            f"activations must be [layer, pair, d_model], equal in shape; got {(*positive.shape,)} and {(*negative.shape,)}"
+            "activations must be [layer, pair, d_model], equal in shape; got "
+            f"{tuple(positive.shape)} and {tuple(negative.shape)}"
         )
     x_with, x_without = positive.double(), negative.double()
     difference = (x_with - x_without).mean(1)
@@ -259,15 +270,19 @@ def from_activations(
     direction = difference / norm.unsqueeze(1)
     along_with = torch.einsum("lpd,ld->lp", x_with, direction)
     along_without = torch.einsum("lpd,ld->lp", x_without, direction)
+    unknown = norm.new_full(norm.shape, float("nan"))  # one pair has no spread and no halves
+    several = positive.shape[1] > 1
+    pairwise = (x_with - x_without).movedim(1, 0)
+    halves = split_half_cosines(pairwise, n_splits=32, seed=seed) if several else unknown
     fields = {
         "direction": direction,
         "projection": along_with.mean(1),
         "projection_without": along_without.mean(1),
         "difference_norm": norm,
         "residual_norm": x_without.norm(dim=2).mean(1),
-        "auroc": _auroc(along_with, along_without),
-        "effect_size": _effect_size(along_with, along_without),
-        "split_half_cosine": _split_half_cosine(x_with - x_without, seed),
+        "auroc": auroc(along_with.T, along_without.T),
+        "effect_size": effect_size(along_with.T, along_without.T) if several else unknown,
+        "split_half_cosine": halves.mean(1) if several else unknown,
     }
     return InstructionVectors(
         name=name, metadata=metadata or {}, **{key: value.float() for key, value in fields.items()}
@@ -278,43 +293,17 @@ def check_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs, checked before any work.
 
     Raises:
-        ValueError: none, or a pair with an empty side.
+        ValueError: none, a pair with an empty side, or no pair whose sides differ.
         TypeError: an entry that is not a pair.
     """
     if len(pairs) == 0:
         raise ValueError("no pairs were given; a fit needs at least one (16 or more to be of use)")
     for i, pair in enumerate(pairs):
-        if isinstance(pair, str) or len(pair) != 2:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise TypeError(f"pair {i} is {pair!r}; each pair is (with the instruction, without it)")
         if not pair[0] or not pair[1]:
             raise ValueError(f"pair {i} has an empty side: {pair!r}")
+    # Rounding would leave a difference that is not quite zero, and a direction made of nothing else.
+    if all(pair[0] == pair[1] for pair in pairs):
+        raise ValueError("the two sides of every pair are equal; one of them must have the instruction")
     return [Pair(*pair) for pair in pairs]
-
-
-def _auroc(a: Float[Tensor, "layer n"], b: Float[Tensor, "layer m"]) -> Float[Tensor, " layer"]:
-    """Probability that a sample of ``a`` lies above one of ``b``, ties counted half (Mann-Whitney U over n·m)."""
-    ordered, _ = b.sort(dim=1)
-    below = torch.searchsorted(ordered, a.contiguous(), right=False)
-    up_to = torch.searchsorted(ordered, a.contiguous(), right=True)
-    return ((below + up_to).double() / 2).mean(1) / b.shape[1]
-
-
-def _effect_size(a: Float[Tensor, "layer n"], b: Float[Tensor, "layer m"]) -> Float[Tensor, " layer"]:
-    pooled = ((a.var(1, correction=0) + b.var(1, correction=0)) / 2).sqrt()
-    return (a.mean(1) - b.mean(1)) / pooled.clamp(min=1e-12)
-
-
-def _split_half_cosine(
-    differences: Float[Tensor, "layer pair d"], seed: int, halves: int = 16
-) -> Float[Tensor, " layer"]:
-    """Mean cosine of the mean differences of two random halves; NaN for a single pair."""
-    n = differences.shape[1]
-    if n < 2:
-        return differences.new_full((len(differences),), float("nan"))
-    generator = torch.Generator().manual_seed(seed)
-    total = differences.new_zeros(len(differences))
-    for _ in range(halves):
-        order = torch.randperm(n, generator=generator)
-        first, second = differences[:, order[: n // 2]].mean(1), differences[:, order[n // 2 :]].mean(1)
-        total += torch.cosine_similarity(first, second, dim=1)
-    return total / halves

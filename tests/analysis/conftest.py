@@ -53,3 +53,29 @@ def rows():
 @pytest.fixture
 def table():
     return _table
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    """Instruction vectors of random activations, for models of 4 layers and width 32."""
+    import torch
+
+    from lensteer.methods.instruction import from_activations
+
+    def make(name: str = "shout", seed: int = 0, layers: int = 4, width: int = 32):
+        draw = torch.Generator().manual_seed(seed)
+        shift = torch.randn(layers, 1, width, generator=draw)
+        positive, negative = (torch.randn(layers, 6, width, generator=draw) for _ in range(2))
+        return from_activations(3 * (positive + shift), 3 * negative, name=name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(fresh, tmp_path_factory):
+    """A tiny Llama with its tokenizer in a folder, as another process would load it."""
+    case = fresh("llama")
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    case.hf.save_pretrained(folder)
+    case.tokenizer.save_pretrained(folder)
+    return folder
