@@ -5,6 +5,7 @@ It stands beside the analysis modules because it uses both packages, and ``lenst
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -200,8 +201,6 @@ def models() -> None:
 
 def main() -> None:
     """Entry point: errors that explain themselves are printed without a traceback."""
-    import sys
-
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -231,13 +230,15 @@ def _show(table: Any, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE)
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, 2, 0, 0), "pad_edge": False, "title_justify": "left"}
+    grid = Table(title=title or None, header_style="bold", **style)  # type: ignore[arg-type]
     for column in table.columns:
         long = table[column].astype(str).str.len().max() > 40
         grid.add_column(str(column).replace("_", " "), overflow="fold", no_wrap=not long)
     for row in table.itertuples(index=False):
         grid.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(grid)
+    # A log file has no width of its own; 80 columns would cut the table.
+    Console(width=None if sys.stdout.isatty() else 120).print(grid)
 
 
 def _numbers(text: str) -> list[float]:

@@ -62,7 +62,7 @@ def run_demo(
 
 
 def short_table(confirmed: pd.DataFrame) -> pd.DataFrame:
-    """The confirmation table in seven columns, for a terminal."""
+    """The confirmation table in six columns, for a terminal; "at" is the layer and the strength."""
 
     def rate(row: Any) -> str:
         return f"{row.success:.2f} [{row.success_low:.2f}, {row.success_high:.2f}]"
@@ -71,8 +71,7 @@ def short_table(confirmed: pd.DataFrame) -> pd.DataFrame:
         {
             "instruction": row.instruction,
             "condition": row.condition,
-            "layer": "" if row.layer < 0 else str(int(row.layer)),
-            "strength": "" if row.layer < 0 else f"{row.strength:g}",
+            "at": "" if row.layer < 0 else f"layer {int(row.layer)}, {row.strength:g}",
             "success": rate(row),
             "perplexity": f"{row.perplexity:.1f}",
             "degenerate": f"{row.degenerate:.2f}",

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 class Size:
     """How much a study does."""
 
-    pairs: int = 48
+    pairs: int = 32
     validation: int = 8
-    test: int = 16
+    test: int = 12
     layers: tuple[int, ...] = (18, 21, 24, 26)
     max_new_tokens: int = 28
     random_seeds: int = 1
@@ -94,7 +94,7 @@ def study(
     size, folder = size or Size(), Path(folder)
     queries = {split: data.queries(split, getattr(size, split)) for split in ("validation", "test")}
     say(f"fitting {len(tasks)} instructions on {size.pairs} pairs each")
-    vectors = {task.name: _fit(model, task, size, folder, seed, progress) for task in tasks}
+    vectors = _fit(model, tasks, size, folder, seed, progress)
     options: dict[str, Any] = {
         "checks": {task.name: task.check for task in tasks},
         "max_new_tokens": size.max_new_tokens,
@@ -113,13 +113,16 @@ def study(
 
 
 def _fit(
-    model: TransformerBridge, task: Task, size: Size, folder: Path, seed: int, progress: bool
-) -> InstructionVectors:
-    pairs = data.instruction_pairs(task.fit_on or task.instruction, size.pairs, seed=seed)
+    model: TransformerBridge, tasks: Sequence[Task], size: Size, folder: Path, seed: int, progress: bool
+) -> dict[str, InstructionVectors]:
+    pairs = {
+        task.name: data.instruction_pairs(task.fit_on or task.instruction, size.pairs, seed=seed) for task in tasks
+    }
     resume = folder / "cache" / "activations"
-    vectors = instruction.fit(model, pairs, name=task.name, seed=seed, resume=resume, progress=progress)
-    vectors.save(folder / "vectors" / f"{_file_name(task.name)}.safetensors")
-    return vectors
+    fitted = instruction.fit_all(model, pairs, seed=seed, resume=resume, progress=progress)
+    for name, vectors in fitted.items():
+        vectors.save(folder / "vectors" / f"{_file_name(name)}.safetensors")
+    return fitted
 
 
 def _candidates(task: Task, vectors: InstructionVectors, size: Size) -> list[Candidate]:

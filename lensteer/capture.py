@@ -188,9 +188,8 @@ def _read(
         return function
 
     whole = any(point.canonical.startswith("unembed") for point in points)
-    with torch.inference_mode(), attached(model, [(point, keep(point)) for point in points]):
-        with suppress(_Done):
-            run(face if whole else face.base_model, batch)
+    with torch.inference_mode(), attached(model, [(point, keep(point)) for point in points]), suppress(_Done):
+        run(face if whole else face.base_model, batch)
     if len({value.shape for value in kept.values()}) == 1 and len({value.device for value in kept.values()}) == 1:
         together = torch.stack([kept[p.name] for p in points]).cpu()  # one transfer for all points
         return {p.name: together[i] for i, p in enumerate(points)}

@@ -33,7 +33,7 @@ from lensteer.hooks import Add, SetProjection, Strength
 from lensteer.models import fingerprint
 from lensteer.points import hook_names
 from lensteer.positions import Tokens, at
-from lensteer.prompts import Pair
+from lensteer.prompts import Pair, Prompt
 from lensteer.separation import auroc, effect_size, split_half_cosines
 from lensteer.steering import Steering
 
@@ -225,19 +225,52 @@ def fit(
         ValueError: no pairs, or pairs whose mean difference is zero or not finite.
         TypeError: pairs that are not pairs.
     """
-    pairs = check_pairs(pairs)
-    prompts = [side for pair in pairs for side in pair]
+    options: dict[str, Any] = {"batch_size": batch_size, "prompt_format": prompt_format, "tokens": tokens}
+    return fit_all(model, {name: pairs}, seed=seed, resume=resume, progress=progress, **options)[name]
+
+
+def fit_all(
+    model: TransformerBridge,
+    pairs: Mapping[str, Sequence[Pair]],
+    *,
+    batch_size: int | Literal["auto"] = "auto",
+    prompt_format: str = "auto",
+    tokens: Any = "last",
+    seed: int = 0,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, InstructionVectors]:
+    """Fit several instructions in one pass; a request that many pairs share is read once.
+
+    Args:
+        pairs: name -> pairs, as in `fit`.
+
+    Raises:
+        ValueError, TypeError: as in `fit`; also for no instructions.
+    """
+    if not pairs:
+        raise ValueError("no instructions were given; name at least one: {name: pairs}")
+    checked = {name: check_pairs(own) for name, own in pairs.items()}
+    where: dict[str, int] = {}
+    prompts: list[Prompt] = []
+    for side in (side for own in checked.values() for pair in own for side in pair):
+        if where.setdefault(_key(side), len(prompts)) == len(prompts):
+            prompts.append(side)
+    options: dict[str, Any] = {"batch_size": batch_size, "prompt_format": prompt_format, "tokens": tokens}
     names = hook_names(model, "resid_post")
-    options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "prompt_format": prompt_format}
     x = capture(model, prompts, names, resume=resume, progress=progress, **options).stacked()
-    metadata = {
-        **fingerprint(model),
-        "n_pairs": str(len(pairs)),
-        "data_hash": hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()[:16],
-        "prompt_format": prompt_format,
-        "seed": str(seed),
-    }
-    return from_activations(x[:, 0::2], x[:, 1::2], name=name, seed=seed, metadata=metadata)
+    about = {**fingerprint(model), "prompt_format": prompt_format, "seed": str(seed)}
+    fitted = {}
+    for name, own in checked.items():
+        index = torch.tensor([[where[_key(side)] for side in pair] for pair in own])
+        facts = {"n_pairs": str(len(own)), "data_hash": hashlib.sha256(_key(own).encode()).hexdigest()[:16]}
+        metadata = {**about, **facts}
+        fitted[name] = from_activations(x[:, index[:, 0]], x[:, index[:, 1]], name=name, seed=seed, metadata=metadata)
+    return fitted
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def from_activations(

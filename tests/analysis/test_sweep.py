@@ -25,7 +25,7 @@ def shouted(prompt: str) -> str:
     return f"{prompt} Shout!"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def candidates(vectors: Make) -> list[Candidate]:
     fitted = vectors()
     steered = grid(fitted, layers=[1, 3], strengths=[0.5, 2.0])
@@ -35,7 +35,7 @@ def candidates(vectors: Make) -> list[Candidate]:
     return [baseline("shout"), *steered, *chance, *text, baseline("brief"), *added]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def expected(llama: Any, candidates: list[Candidate]) -> pd.DataFrame:
     """The table, made one candidate at a time without `sweep`."""
     return by_hand(llama.model, candidates)
@@ -149,7 +149,7 @@ def test_repetition_is_flagged_and_perplexity_can_be_left_out(llama: Any) -> Non
     assert found["degenerate"].dtype == bool
     expected = ls.evaluate.repetitions(found["response"])
     assert found["degenerate"].tolist() == expected["loop"].tolist()
-    assert found["repeated"].tolist() == expected["repeated"].tolist()
+    pd.testing.assert_series_equal(found["repeated"], expected["repeated"])
 
 
 def test_candidates_that_are_the_same_are_run_once_and_reported_each(llama: Any, vectors: Make, tmp_path: Any) -> None:
