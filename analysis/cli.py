@@ -18,6 +18,8 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="Embedded default, hub id, local folder or .gguf file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, auto (spread). Default: the best there is.")]
+Operator = Annotated[str, typer.Option(help="set_projection (formats) or add (length, words).")]
+Unit = Annotated[str, typer.Option(help="For add: absolute, residual or difference.")]
 DEFAULT = "smollm2-135m-instruct"
 
 
@@ -52,7 +54,7 @@ def fit(
     instruction: Annotated[
         str | None, typer.Option(help="Or a built-in one: capitals, very_short, include:WORD …")
     ] = None,
-    n: Annotated[int, typer.Option(help="Pairs of a built-in instruction.")] = 48,
+    n: Annotated[int, typer.Option(help="Pairs of a built-in instruction.", min=1)] = 48,
     model: Model = DEFAULT,
     device: Device = None,
     prompt_format: str = "auto",
@@ -85,10 +87,10 @@ def sweep(
     ] = None,
     layers: Annotated[str, typer.Option(help="As 10:30:2 or 8,12,16. Default: the upper half, every second.")] = "",
     strengths: Annotated[str, typer.Option(help="Comma-separated.")] = "1,2,3",
-    operator: Annotated[str, typer.Option(help="set_projection (formats) or add (length, words).")] = "set_projection",
-    unit: Annotated[str, typer.Option(help="For add: absolute, residual or difference.")] = "difference",
+    operator: Operator = "set_projection",
+    unit: Unit = "difference",
     check: Annotated[str | None, typer.Option(help="Whose check to score with: capitals, include:WORD …")] = None,
-    n: Annotated[int, typer.Option(help="Number of prompts.")] = 8,
+    n: Annotated[int, typer.Option(help="Number of prompts.", min=1)] = 8,
     max_new_tokens: int = 32,
     cache: Annotated[Path, typer.Option(help="Finished batches; a second run resumes.")] = Path("lensteer-cache"),
     model: Model = DEFAULT,
@@ -97,17 +99,17 @@ def sweep(
     """Run every layer with every strength on the prompts; print success and damage of each."""
     from analysis.sweep import baseline, grid
     from analysis.sweep import sweep as run_sweep
-    from analysis.tables import write_table
+    from analysis.tables import table_ending, write_table
     from analysis.tasks import named_task
     from lensteer import data
     from lensteer.methods.instruction import InstructionVectors
 
+    table_ending(out)
     fitted = InstructionVectors.load(vectors)
     checks = {fitted.name: named_task(check).check} if check else {}
-    texts = [str(p) for p in data.load_prompts(prompts)[:n]] if prompts else data.queries("validation", n)
-    options: dict[str, Any] = {"unit": unit} if operator == "add" else {}
+    texts = data.load_prompts(prompts)[:n] if prompts else data.queries("validation", n)
     chosen = _layers(layers, fitted.n_layers)
-    steered = grid(fitted, layers=chosen, strengths=_numbers(strengths), operator=operator, **options)  # type: ignore[arg-type]
+    steered = grid(fitted, layers=chosen, strengths=_numbers(strengths), **_how(operator, unit))
     candidates = [baseline(fitted.name), *steered]
     lens = _load(model, device)
     results = run_sweep(lens, candidates, texts, checks=checks, max_new_tokens=max_new_tokens, cache=cache)
@@ -124,7 +126,8 @@ def generate(
     vectors: Annotated[Path | None, typer.Option(help="Or vectors from `lensteer fit`, with --layer.")] = None,
     layer: int | None = None,
     strength: Annotated[float | None, typer.Option(help="Overrides that of a saved steering.")] = None,
-    operator: str = "set_projection",
+    operator: Operator = "set_projection",
+    unit: Unit = "difference",
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
@@ -133,28 +136,31 @@ def generate(
     device: Device = None,
 ) -> None:
     """Generate with and without steering, side by side."""
-    import pandas as pd
-
-    from analysis.tables import write_table
+    from analysis.sweep import grid
+    from analysis.tables import table_ending, write_table
     from lensteer import data
     from lensteer.generate import generate as run_generate
     from lensteer.methods.instruction import InstructionVectors
     from lensteer.steering import Steering
 
-    texts = list(prompt or []) + ([str(p) for p in data.load_prompts(prompts)] if prompts else [])
+    texts = [*(prompt or []), *(data.load_prompts(prompts) if prompts else [])]
     if not texts:
         raise typer.BadParameter("give prompts as arguments or with --prompts FILE")
+    if steering and vectors:
+        raise typer.BadParameter("give either --steering or --vectors")
+    if strength is not None and not (steering or vectors):
+        raise typer.BadParameter("--strength needs --steering or --vectors")
+    if out is not None:
+        table_ending(out)
     chosen = Steering.load(steering) if steering else None
     if vectors is not None:
         if layer is None:
             raise typer.BadParameter("--vectors needs --layer")
         fitted = InstructionVectors.load(vectors)
-        default = 1.0 if strength is None else strength
-        chosen = (
-            fitted.add(layer, default, unit="difference")
-            if operator == "add"
-            else fitted.set_projection(layer, default)
+        [candidate] = grid(
+            fitted, layers=[layer], strengths=[1.0 if strength is None else strength], **_how(operator, unit)
         )
+        chosen = candidate.steering
     elif chosen is not None and strength is not None:
         chosen = chosen.at_strength(strength)
     lens = _load(model, device)
@@ -162,7 +168,7 @@ def generate(
     table = run_generate(lens, texts, **options)[["prompt", "response"]].rename(columns={"response": "unsteered"})
     if chosen is not None:
         table["steered"] = run_generate(lens, texts, chosen, **options)["response"]
-    _show(pd.DataFrame(table), "" if chosen is None else repr(chosen))
+    _show(table, "" if chosen is None else repr(chosen))
     if out is not None:
         _say(f"wrote {write_table(table, out)}")
 
@@ -206,9 +212,10 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("stopped; run the same command again to go on where it was", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            typer.secho("stopped; run the same command again to go on where it was", err=True)
+        raise
 
 
 def _load(name: str, device: str | None) -> Any:
@@ -229,14 +236,16 @@ def _show(table: Any, title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     style = {"box": box.SIMPLE_HEAD, "padding": (0, 2, 0, 0), "pad_edge": False, "title_justify": "left"}
-    grid = Table(title=title or None, header_style="bold", **style)  # type: ignore[arg-type]
+    # Text, not str: what a model wrote may look like rich's markup, "[/b]" say.
+    grid = Table(title=Text(title) if title else None, header_style="bold", **style)  # type: ignore[arg-type]
     for column in table.columns:
         long = table[column].astype(str).str.len().max() > 40
-        grid.add_column(str(column).replace("_", " "), overflow="fold", no_wrap=not long)
+        grid.add_column(Text(str(column).replace("_", " ")), overflow="fold", no_wrap=not long)
     for row in table.itertuples(index=False):
-        grid.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+        grid.add_row(*(Text(f"{cell:.3g}" if isinstance(cell, float) else str(cell)) for cell in row))
     # A log file has no width of its own; 80 columns would cut the table.
     Console(width=None if sys.stdout.isatty() else 120).print(grid)
 
@@ -252,8 +261,15 @@ def _layers(text: str, n_layers: int) -> list[int]:
     if not text:
         return list(range(n_layers // 2, n_layers, 2))
     try:
-        if ":" in text:
-            return list(range(*(int(part) for part in text.split(":"))))
-        return [int(part) for part in text.split(",")]
+        parts = [int(part) for part in text.split(":" if ":" in text else ",")]
+        layers = list(range(*parts)) if ":" in text else parts
     except (ValueError, TypeError):
-        raise ValueError(f"layers {text!r} cannot be read; write 10:30:2 or 8,12,16") from None
+        layers = []
+    if not layers:
+        raise ValueError(f"layers {text!r} cannot be read, or name none; write 10:30:2 or 8,12,16")
+    return layers
+
+
+def _how(operator: str, unit: str) -> dict[str, Any]:
+    """Arguments of `grid`; the unit counts for "add" only."""
+    return {"operator": operator, **({"unit": unit} if operator == "add" else {})}

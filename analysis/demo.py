@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from analysis.choices import Selection
 from analysis.geometry import cosine_matrix, logit_lens, token_projections
 from analysis.layer_selection import Budget, choose, paper_rule
 from analysis.report import Report
-from analysis.study import Size, Study, study
+from analysis.study import Size, Study, saved_files, study
 from analysis.tables import write_table
 from analysis.tasks import named_task
 from lensteer.models import fingerprint
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # What SmolLM2-135M can be steered to: capitals, JSON and quotation marks it follows neither in text nor by steering.
 INSTRUCTIONS = ("numbered", "french", "spanish", "german", "very_short", "include:ocean")
 QUICK = ("numbered", "french")
+_DEPTH = 30  # layers of the embedded model, which the sizes are for
 _QUICK_SIZE = Size(pairs=24, validation=4, test=8, layers=(20, 24), max_new_tokens=20)
 
 
@@ -48,17 +50,25 @@ def run_demo(
 ) -> Finished:
     """Study the demo's instructions and write ``report.html``, ``results.parquet``, vectors and steerings.
 
+    The results are a ``.csv`` where pyarrow is not installed. Layers are those of the embedded model, moved to the same
+    relative depth in a model of another depth.
+
     Args:
         quick: fewer instructions, layers, prompts and tokens.
     """
     folder = Path(folder)
     tasks = [named_task(name) for name in (QUICK if quick else INSTRUCTIONS)]
-    size = _QUICK_SIZE if quick else Size()
+    size = _for_depth(_QUICK_SIZE if quick else Size(), int(model.cfg.n_layers))
     done = study(model, tasks, folder, size=size, seed=seed, progress=progress, say=say)
-    results = write_table(done.results, folder / "results.parquet")
+    ending = "parquet" if find_spec("pyarrow") else "csv"
+    results = write_table(done.results, folder / f"results.{ending}")
     report = study_report(model, done, seed).save(folder / "report.html")
-    saved = sorted((folder / "steering").glob("*.safetensors")) + sorted((folder / "vectors").glob("*.safetensors"))
-    return Finished(done, short_table(done.confirmed), [report, results, *saved])
+    return Finished(done, short_table(done.confirmed), [report, results, *saved_files(done, folder)])
+
+
+def _for_depth(size: Size, n_layers: int) -> Size:
+    moved = (layer * n_layers // _DEPTH for layer in size.layers)
+    return replace(size, layers=tuple(dict.fromkeys(moved)))
 
 
 def short_table(confirmed: pd.DataFrame) -> pd.DataFrame:
@@ -115,7 +125,7 @@ def _published_rule(done: Study) -> Selection:
 
 
 def _directions(report: Report, model: TransformerBridge, done: Study) -> None:
-    layers = {task.name: max(done.selection[task.name].layer, 0) or done.size.layers[-1] for task in done.tasks}
+    layers = {choice.instruction: choice.layer if choice.steered else done.size.layers[-1] for choice in done.selection}
     separation = pd.concat([v.separation.assign(instruction=name) for name, v in done.vectors.items()])
     rows = {name: vectors.direction[layers[name]] for name, vectors in done.vectors.items()}
     report.section("The directions")

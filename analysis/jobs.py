@@ -120,7 +120,7 @@ def run_chunk(model: Any, jobs: Sequence[Job], settings: Settings) -> dict[str, 
         scores = log_probs(model, rows, table["token_ids"].tolist(), progress=False) if settings.perplexity else []
     outcomes: list[Outcome] = table[list(_REQUIRED)].to_dict("records")
     for outcome, score in zip(outcomes, scores, strict=settings.perplexity):
-        outcome["perplexity"] = float((-score.mean()).exp()) if len(score) else float("nan")
+        outcome["perplexity"] = float((-score.double().mean()).exp()) if len(score) else float("nan")
     return {job.key: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
 
 

@@ -9,6 +9,7 @@ folder, it continues where it stopped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,11 +88,11 @@ def study(
         say: is told what starts, for a terminal.
 
     Raises:
-        ValueError: no tasks, layers that the model lacks, or more queries than there are.
+        ValueError: no tasks, two of one name, layers that the model lacks, or more queries than there are.
+        ImportError: a task's check needs an extra that is not installed. All of these before any work.
     """
-    if not tasks:
-        raise ValueError("a study needs at least one task")
     size, folder = size or Size(), Path(folder)
+    _require_possible(model, tasks, size)
     queries = {split: data.queries(split, getattr(size, split)) for split in ("validation", "test")}
     say(f"fitting {len(tasks)} instructions on {size.pairs} pairs each")
     vectors = _fit(model, tasks, size, folder, seed, progress)
@@ -103,13 +104,24 @@ def study(
     }
     candidates = [candidate for task in tasks for candidate in _candidates(task, vectors[task.name], size)]
     say(f"sweeping {len(candidates)} candidates on {size.validation} validation queries")
-    validation = _marked(sweep(model, candidates, queries["validation"], **options), "validation")
+    validation = sweep(model, candidates, queries["validation"], **options).assign(split="validation")
     selection = choose(validation, budget=budget or Budget(perplexity_ratio=4.0), seed=seed)
     say(f"confirming the choices on {size.test} test queries")
     controls = [c for task in tasks for c in _controls(task, vectors[task.name], selection, size, folder, seed)]
-    test = _marked(sweep(model, controls, queries["test"], **options), "test")
+    test = sweep(model, controls, queries["test"], **options).assign(split="test")
     confirmed = confirm(selection, validation, test, seed=seed)
     return Study(tuple(tasks), vectors, validation, test, selection, confirmed, size)
+
+
+def _require_possible(model: TransformerBridge, tasks: Sequence[Task], size: Size) -> None:
+    names = [task.name for task in tasks]
+    if not tasks or len(set(names)) < len(names):
+        raise ValueError(f"a study needs tasks, each of another name; got {names}")
+    n_layers = int(model.cfg.n_layers)
+    if not size.layers or not all(0 <= layer < n_layers for layer in size.layers):
+        raise ValueError(f"layers {size.layers}: the model has layers 0 to {n_layers - 1}")
+    for task in tasks:
+        task.check(["A response."])  # what the check needs to have installed is found missing now
 
 
 def _fit(
@@ -126,8 +138,7 @@ def _fit(
 
 
 def _candidates(task: Task, vectors: InstructionVectors, size: Size) -> list[Candidate]:
-    layers = [layer for layer in size.layers if layer < vectors.n_layers]
-    steered = grid(vectors, layers=layers, strengths=task.strengths, operator=task.operator, **task.options)
+    steered = grid(vectors, layers=size.layers, strengths=task.strengths, operator=task.operator, **task.options)
     return [baseline(task.name), *steered]
 
 
@@ -137,11 +148,12 @@ def _controls(
     """The test conditions of one task: none, steered as chosen, random directions of the same norm, text, both."""
     rewrite = partial(data.with_text, instruction=task.instruction, seed=seed)
     none = baseline(task.name)
-    choice = selection[task.name]
+    choice, path = selection[task.name], folder / "steering" / f"{_file_name(task.name)}.safetensors"
     if not choice.steered:
+        path.unlink(missing_ok=True)  # an earlier run in this folder may have chosen otherwise
         return [none, in_text(none, rewrite)]
     steering = task.steering(vectors, choice.layer, choice.strength)
-    steering.save(folder / "steering" / f"{_file_name(task.name)}.safetensors")
+    steering.save(path)
     steered = Candidate(task.name, "steered", choice.layer, choice.strength, steering)
     chance = [
         replace(
@@ -152,11 +164,13 @@ def _controls(
     return [none, steered, *chance, in_text(none, rewrite), in_text(steered, rewrite)]
 
 
-def _marked(results: pd.DataFrame, split: str) -> pd.DataFrame:
-    # An empty response has no perplexity; it is as broken as a repetitive one.
-    empty = results["n_tokens"] == 0
-    return results.assign(split=split, degenerate=results["degenerate"] | empty)
+def saved_files(done: Study, folder: Path) -> list[Path]:
+    """The steerings and vectors that a study wrote."""
+    paths = [
+        folder / kind / f"{_file_name(t.name)}.safetensors" for kind in ("steering", "vectors") for t in done.tasks
+    ]
+    return [path for path in paths if path.is_file()]
 
 
 def _file_name(name: str) -> str:
-    return name.replace(":", "-")
+    return re.sub(r"[^\w.-]", "-", name)

@@ -117,7 +117,7 @@ def sweep(
 
     Returns:
         One row per candidate and prompt: instruction, condition, layer, strength, prompt_id, prompt, response,
-        n_tokens, finish_reason, perplexity, degenerate (repetitive), repeated, success.
+        n_tokens, finish_reason, perplexity, degenerate (repetitive or empty), repeated, success.
 
     Raises:
         ValueError: no candidates or prompts, a check for an instruction that no candidate has, a model that is being
@@ -194,7 +194,9 @@ def _table(
         lines.append({**about, "prompt_id": prompt_id, "prompt": prompts[prompt_id], **outcomes[job.key]})
     table = pd.DataFrame(lines)
     repeated = repetitions(table["response"])
-    table["degenerate"], table["repeated"] = repeated["loop"], repeated["repeated"]
+    # An empty response has no perplexity; it is as broken as a repetitive one.
+    table["degenerate"] = repeated["loop"] | (table["n_tokens"] == 0)
+    table["repeated"] = repeated["repeated"]
     for instruction, check in checks.items():
         own = table["instruction"] == instruction
         scores = _verdict(instruction, check, table.loc[own, "response"].tolist())

@@ -6,14 +6,18 @@ steering". Rules and figures call these before they compute, so that NaN never t
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 UNSTEERED_LAYER = -1
+_TEXT = ("instruction", "condition", "prompt", "response", "finish_reason", "split")
 
 # The conditions of a results table, in the order they are shown, and how they are called in words.
 CONDITIONS = {
@@ -130,34 +134,60 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     """Write a table as .parquet (with pyarrow) or .csv, whole or not at all.
 
     Raises:
-        ValueError: another ending.
+        ValueError: another ending, or a table that parquet cannot hold (a column of mixed types).
+        ImportError: .parquet without pyarrow.
         OSError: the folder cannot be written, or the disk is full.
     """
     from lensteer.storage import write_atomically
 
     path = Path(path)
-    if path.suffix == ".parquet":
+    if table_ending(path) == ".parquet":
         buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
+        with _parquet_needs_pyarrow():
+            table.to_parquet(buffer, index=False)
         return write_atomically(path, buffer.getvalue())
-    if path.suffix == ".csv":
-        return write_atomically(path, table.to_csv(index=False).encode())
-    raise ValueError(f"a results table is a .parquet or .csv file, not {path.name!r}")
+    # Text is always quoted: a response may hold a lone carriage return, which csv would take for the end of a row.
+    return write_atomically(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode())
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read what `write_table` wrote.
+    """Read what `write_table` wrote. A response stays text, also "", "None" and "12".
 
     Raises:
         ValueError: another ending, or a file that is not such a table.
+        ImportError: .parquet without pyarrow.
         FileNotFoundError: no such file.
     """
     path = Path(path)
-    if path.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"a results table is a .parquet or .csv file, not {path.name!r}")
+    ending = table_ending(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=True)
+        if ending == ".parquet":
+            with _parquet_needs_pyarrow():
+                return pd.read_parquet(path)
+        kinds: Any = dict.fromkeys(_TEXT, str)
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=kinds)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    text = [column for column in _TEXT if column in table]
+    return table.assign(**{column: table[column].fillna("") for column in text})
+
+
+def table_ending(path: Path) -> str:
+    """Which of the two kinds of table a path names.
+
+    Raises:
+        ValueError: another ending.
+    """
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"a results table is a .parquet or .csv file, not {path.name!r}")
+    return path.suffix
+
+
+@contextmanager
+def _parquet_needs_pyarrow() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError('a .parquet table needs pyarrow: pip install "lensteer[eval]", or use a .csv file') from error

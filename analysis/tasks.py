@@ -62,7 +62,7 @@ def in_language(code: str) -> Check:
 
 def at_most_words(n: int) -> Check:
     """Responses of 1 to n words."""
-    return lambda responses: evaluate.lengths(responses)["words"].between(1, n)
+    return lambda responses: [1 <= len(text.split()) <= n for text in responses]
 
 
 def named_task(name: str) -> Task:
@@ -72,10 +72,10 @@ def named_task(name: str) -> Task:
         ValueError: no such instruction, or one without a check that works on short responses.
     """
     instruction = data.find_instruction(name)
+    word = instruction.name[8:]  # as the instruction has it: without blanks around it
     if name.startswith("include:"):
-        return Task(instruction, lambda r: evaluate.includes_words(r, name[8:]), "add", (1.0, 2.0, 3.0))
+        return Task(instruction, lambda r: evaluate.includes_words(r, word), "add", (1.0, 2.0, 3.0))
     if name.startswith("exclude:"):
-        word = name[8:]
         check: Check = lambda r: evaluate.excludes_words(r, word)  # noqa: E731
         return Task(instruction, check, "add", (-1.0, -2.0, -3.0), fit_on=data.include_word(word))
     if name not in _CHECKS:
@@ -87,7 +87,7 @@ def named_task(name: str) -> Task:
 
 _CHECKS: dict[str, Check] = {
     "bullet_list": lambda r: evaluate.bullets(r, minimum=1),
-    "numbered": lambda r: evaluate.bullets(r, minimum=1, numbered=True),
+    "numbered": lambda r: evaluate.lines_matching(r, r"\s*\d+[.)]\s+\S", share=0.0),
     "json": lambda r: evaluate.json_format(r),
     "capitals": lambda r: evaluate.letter_case(r, "upper"),
     "lowercase": lambda r: evaluate.letter_case(r, "lower", share=1.0),

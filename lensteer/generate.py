@@ -9,7 +9,7 @@ text of a prompt does not depend on what else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,8 +44,14 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be 0 (greedy) or positive, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be a positive integer, or None for every token, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], or be None for every token, got {self.top_p}")
+        if not all(self.stop):
+            raise ValueError(f"stop={self.stop!r} holds an empty string, which would end every response at once")
 
 
 def generate(
@@ -71,7 +77,8 @@ def generate(
         steering: any sequence of (hook name, edit); strengths may hold one value per prompt.
         max_new_tokens: token budget of each response.
         temperature: 0 is greedy; above, sampled (``top_k``, ``top_p``, ``seed``).
-        stop: strings that end a response, besides the model's own end-of-turn tokens; they are cut off.
+        stop: strings that end a response, besides the model's own end-of-turn tokens; they are cut off the text (not
+            off the token ids, where a string need not begin at a token).
         use_cache: False recomputes the whole sequence for every token (the same tokens, slower).
 
     Returns:
@@ -95,10 +102,7 @@ def generate(
     )
     rows = tokenize(model, prompts, prompt_format=prompt_format, truncate=truncate, room=max_new_tokens)
     steering.points(model)
-    if steering.n_rows not in (None, len(rows)):
-        raise ValueError(
-            f"the steering has strengths for {steering.n_rows} prompts, but {len(rows)} prompts were given"
-        )
+    require_rows(steering, len(rows))
     results: dict[int, dict[str, Any]] = {}
     with progress_bar(len(rows), "generate", shown=progress) as bar:
         for batch in batches(model, rows, batch_size, purpose="write", extra=max_new_tokens):
@@ -125,15 +129,21 @@ def stream(
     """Pieces of one response as they are generated: ``for piece in stream(…): print(piece, end="")``.
 
     Leaving the loop early stops the generation.
+
+    Raises:
+        RuntimeError: inside an open ``with steering.on(model)``, which would keep the generating thread out.
     """
     from threading import Event, Thread
 
     from transformers import StoppingCriteria, TextIteratorStreamer
 
+    if twin_of(model).lock._is_owned():
+        raise RuntimeError("stream inside `with steering.on(model):` cannot run; pass the steering to stream instead")
     steering = as_steering(steering)
     decoding = Decoding(max_new_tokens, temperature, top_k, top_p, seed)
     rows = tokenize(model, [prompt], prompt_format=prompt_format, room=max_new_tokens)
     steering.points(model)
+    require_rows(steering, 1)
     batch = make_batch(rows, [0], pad_id(model), input_device(model))
     streamer = TextIteratorStreamer(tokenizer_of(model), skip_prompt=True, skip_special_tokens=True)
     closed, failure = Event(), []
@@ -165,6 +175,12 @@ def as_steering(steering: Iterable[tuple[str, Edit]] | None) -> Steering:
     return steering if isinstance(steering, Steering) else Steering(steering or ())
 
 
+def require_rows(steering: Steering, count: int) -> None:
+    """Refuse strengths for another number of prompts."""
+    if steering.n_rows not in (None, count):
+        raise ValueError(f"the steering has strengths for {steering.n_rows} prompts, but {count} prompts were given")
+
+
 def face_for(model: TransformerBridge, steering: Steering) -> Any:
     """The Hugging Face module to run: the plain face where every edit has a place on it, else the lens."""
     twin = twin_of(model)
@@ -179,7 +195,6 @@ def _generate_batch(
     """Generated token ids, ``[batch, new]``, rows that ended early padded."""
     from transformers import GenerationConfig
 
-    face = face_for(model, steering)
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
@@ -191,12 +206,15 @@ def _generate_batch(
         stop_strings=list(decoding.stop) or None,
     )
     prompt_length = None if decoding.use_cache else batch.attention_mask.sum(1)
-    prefix: AbstractContextManager[Any] = nullcontext()
-    if decoding.use_cache:
-        prefix = shared_prefix(model, face, batch, steering)
     with torch.inference_mode(), ExitStack() as stack:
+        stack.enter_context(twin_of(model).lock)
+        face = face_for(model, steering)
+        prefix = shared_prefix(model, face, batch, steering) if decoding.use_cache else nullcontext()
         stack.enter_context(steering.on(model, prompt_length=prompt_length))
         stack.enter_context(prefix)
+        # Whatever our configuration leaves open, transformers would fill in from the model's own (bans on repetition…).
+        stack.callback(setattr, face, "generation_config", face.generation_config)
+        face.generation_config = GenerationConfig()
         output = face.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -210,13 +228,15 @@ def _generate_batch(
 
 def finish(model: TransformerBridge, ids: list[int], decoding: Decoding) -> dict[str, Any]:
     """Cut one row of generated ids at its end, decode it, and say why it ended."""
-    ends = set(stop_ids(model))
+    ends, decode = set(stop_ids(model)), tokenizer_of(model).decode
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text = str(tokenizer_of(model).decode(ids[:length], skip_special_tokens=True))
     stopped = length < len(ids)
-    cut = min((text.find(s) for s in decoding.stop if s in text), default=-1)
-    if cut >= 0:
-        text, stopped = text[:cut], True
+    text = str(decode(ids[:length], skip_special_tokens=True))
+    if any(stop in text for stop in decoding.stop):
+        # What follows the token that completes the string is padding.
+        grown = (str(decode(ids[:n], skip_special_tokens=True)) for n in range(length + 1))
+        length, text = next((n, t) for n, t in enumerate(grown) if any(stop in t for stop in decoding.stop))
+        text, stopped = text[: min(text.find(stop) for stop in decoding.stop if stop in text)], True
     return {
         "response": text,
         "token_ids": ids[:length],

@@ -72,6 +72,8 @@ def hook_names(model: TransformerBridge, site: str, layers: int | Iterable[int] 
 
     if site in _names(model):
         return [site]
+    if "." in site or site.startswith("hook_"):
+        _require_known(model, site, [site])
     n_layers = int(model.cfg.n_layers)
     wanted = range(n_layers) if layers is None else list(layers) if isinstance(layers, Iterable) else [layers]
     if len(wanted) == 0:
@@ -117,7 +119,8 @@ def _require_known(model: TransformerBridge, site: str, names: Sequence[str]) ->
         close = difflib.get_close_matches(missing[0], known, n=3)
         raise ValueError(
             f"{twin_of(model).name} has no hook point {missing[0]!r} (asked for as {site!r}). Sites that it has: "
-            f"{', '.join(available)}" + (f"; close names: {', '.join(close)}" if close else "")
+            f"{', '.join(available)}, in layers 0 to {int(model.cfg.n_layers) - 1}"
+            + (f"; close names: {', '.join(close)}" if close else "")
         )
 
 

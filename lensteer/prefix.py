@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def shared_prefix(model: TransformerBridge, face: Any, batch: Batch, steering: Steering) -> AbstractContextManager[Any]:
     """A context in which ``face.generate`` on this batch reads its prompts the cheap way; does nothing if none gain."""
-    distinct, copies = torch.unique(batch.input_ids + 1 - (1 - batch.attention_mask), dim=0, return_inverse=True)
+    tokens = torch.where(batch.attention_mask.bool(), batch.input_ids, -1)  # padding is no token, whatever its id
+    distinct, copies = torch.unique(tokens, dim=0, return_inverse=True)
     twin = twin_of(model)
     layers = first_edited_layer(model, steering)
     if len(distinct) == len(batch.rows) or layers == 0 or face is not twin.plain or twin.active:
@@ -115,22 +116,26 @@ def _handing_out(
             if cache is None or cache.get_seq_length(number) > 0:
                 return compute(*args, **kwargs)
             keys, values = kept[number]
-            cache.update(keys[copies], values[copies], number)
+            here = copies.to(keys.device)  # layers may be spread over several devices
+            cache.update(keys[here], values[here], number)
             if last:
                 output = outputs[-1]
-                return (output[0][copies], *output[1:]) if isinstance(output, tuple) else output[copies]
+                return (output[0][here], *output[1:]) if isinstance(output, tuple) else output[here]
             hidden = args[0] if args else kwargs["hidden_states"]
             return (hidden,) if outputs[number] else hidden
 
         return forward
 
+    patched = [block.__dict__.get("forward") for block in blocks]  # accelerate has put its own there
     try:
         for number, block in enumerate(blocks):
             block.forward = replacement(number, block)
         yield
     finally:
-        for block in blocks:
+        for block, before in zip(blocks, patched, strict=True):
             block.__dict__.pop("forward", None)
+            if before is not None:
+                block.__dict__["forward"] = before
 
 
 __all__ = ["first_edited_layer", "shared_prefix"]

@@ -26,7 +26,7 @@ Prompt = str | Messages
 FORMATS = {"plain": "{prompt}", "qa": "Q: {prompt}\nA:"}
 # Rows and tokens of an "auto" batch, by purpose and whether it runs on a CPU.
 _BUDGET = {
-    ("read", True): (32, 1024),
+    ("read", True): (32, 512),
     ("write", True): (64, 8192),
     ("read", False): (256, 32768),
     ("write", False): (256, 65536),

@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensteer.capture import run
-from lensteer.generate import as_steering, face_for
+from lensteer.generate import as_steering, face_for, require_rows
 from lensteer.hooks import Edit
-from lensteer.models import tokenizer_of
+from lensteer.models import plain_model, tokenizer_of
 from lensteer.progress import progress_bar
-from lensteer.prompts import Batch, Prompt, Row, batches, tokenize
+from lensteer.prompts import Batch, Prompt, Row, batches, context_length, tokenize
 from lensteer.steering import Steering
 
 if TYPE_CHECKING:
@@ -50,18 +50,17 @@ def log_probs(
     Raises:
         ValueError: numbers of prompts and responses that differ, or a sequence longer than the context.
     """
+    if isinstance(responses, str):
+        raise TypeError("responses must be a list; for one response write [response]")
     if len(prompts) != len(responses):
         raise ValueError(
             f"{len(prompts)} prompts but {len(responses)} responses; there must be one response per prompt"
         )
     steering = as_steering(steering)
-    tokenizer = tokenizer_of(model)
-    answers = [
-        list(tokenizer(r, add_special_tokens=False)["input_ids"]) if isinstance(r, str) else [int(i) for i in r]
-        for r in responses
-    ]
-    room = max((len(answer) for answer in answers), default=0)
-    asked = tokenize(model, prompts, prompt_format=prompt_format, room=room)
+    answers = [_token_ids(model, response, i) for i, response in enumerate(responses)]
+    asked = tokenize(model, prompts, prompt_format=prompt_format)
+    _require_context(model, asked, answers)
+    require_rows(steering, len(asked))
     shared = steering.n_rows is None and len({tuple(row.ids) for row in asked}) < len(asked)
     score = _with_shared_prompts if shared else _in_one_pass
     scores: dict[int, Tensor] = {}
@@ -70,6 +69,29 @@ def log_probs(
             scores[i] = line
             bar.update()
     return [scores[i] for i in range(len(asked))]
+
+
+def _token_ids(model: TransformerBridge, response: str | Sequence[int], number: int) -> list[int]:
+    if isinstance(response, str):
+        return list(tokenizer_of(model)(response, add_special_tokens=False)["input_ids"])
+    size = plain_model(model).get_input_embeddings().weight.shape[0]
+    if any(isinstance(i, str) for i in response):
+        raise TypeError(f"response {number} is {response!r}; a response is a text or a list of token ids")
+    ids = [int(i) for i in response]
+    wrong = [i for i in ids if not 0 <= i < size]
+    if wrong:
+        raise ValueError(f"response {number} holds token {wrong[0]}, but the model's vocabulary has {size} tokens")
+    return ids
+
+
+def _require_context(model: TransformerBridge, asked: Sequence[Row], answers: Sequence[list[int]]) -> None:
+    limit = context_length(model)
+    for i, (row, answer) in enumerate(zip(asked, answers, strict=True)):
+        if len(row) + len(answer) > limit:
+            raise ValueError(
+                f"prompt {i} and its response have {len(row)} + {len(answer)} tokens, more than the model's context "
+                f"of {limit}; shorten one of them"
+            )
 
 
 def _in_one_pass(
@@ -136,7 +158,7 @@ def _continue(
         line[: len(answers[i])] = torch.tensor(answers[i], dtype=torch.long)
     ids = ids.to(batch.input_ids.device)
     own = copy.deepcopy(cache)
-    own.batch_select_indices(owner)
+    own.batch_select_indices(owner.cpu())  # layers may be spread over several devices
     mask = torch.cat([batch.attention_mask[owner], torch.ones_like(ids[:, :-1])], 1)
     positions = (mask.cumsum(1) - 1)[:, -(longest - 1) :]
     part = Batch(ids[:, :-1], mask, positions, [])

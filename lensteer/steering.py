@@ -194,7 +194,7 @@ class Steering(Sequence[tuple[str, Edit]]):
             "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
             for cells in self._cells()
         )
-        facts = " · ".join(f"{key} {html.escape(value)}" for key, value in self.metadata.items() if value)
+        facts = " · ".join(f"{html.escape(key)} {html.escape(value)}" for key, value in self.metadata.items() if value)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><small>{facts}</small>"
 
     def _cells(self) -> Iterator[tuple[str, ...]]:
@@ -222,17 +222,21 @@ def per_row(steerings: Sequence[Iterable[tuple[str, Edit]]]) -> Steering:
     Raises:
         ValueError: a steering that has per-row strengths already.
     """
-    columns: dict[tuple[Any, ...], tuple[str, Edit, Tensor]] = {}
+    columns: list[tuple[tuple[Any, ...], str, Edit, Tensor]] = []
     for row, steering in enumerate(steerings):
-        seen: dict[tuple[Any, ...], int] = {}
+        place = 0  # columns are run in order, and so are this row's edits: each comes after the one before it
         for name, edit in steering:
             if isinstance(edit.strength, Tensor):
                 raise ValueError(f"steering {row} has per-row strengths at {name!r}; per_row wants single numbers")
             key = (name, *_identity(edit))
-            seen[key] = seen.get(key, 0) + 1  # the same edit twice in one steering stays two edits
-            _, _, strengths = columns.setdefault((*key, seen[key]), (name, edit, torch.zeros(len(steerings))))
-            strengths[row] = edit.strength
-    return Steering((name, edit.at_strength(strengths)) for name, edit, strengths in columns.values())
+            same = (i for i in range(place, len(columns)) if columns[i][0] == key)
+            found = next(same, None)
+            if found is None:
+                found = place
+                columns.insert(place, (key, name, edit, torch.zeros(len(steerings))))
+            columns[found][3][row] = float(edit.strength)
+            place = found + 1
+    return Steering((name, edit.at_strength(strengths)) for _, name, edit, strengths in columns)
 
 
 def _identity(edit: Edit) -> tuple[Any, ...]:
@@ -240,7 +244,7 @@ def _identity(edit: Edit) -> tuple[Any, ...]:
     if isinstance(edit, At):
         return ("at", repr(edit.tokens), *_identity(edit.edit))
     values = (value for key, value in vars(edit).items() if key != "strength")
-    return (type(edit), *(value.data_ptr() if isinstance(value, Tensor) else value for value in values))
+    return (type(edit), *((v.data_ptr(), v.dtype, v.stride()) if isinstance(v, Tensor) else v for v in values))
 
 
 def _device_at(model: TransformerBridge, point: Point) -> torch.device:

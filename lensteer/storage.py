@@ -29,7 +29,7 @@ def save_steering(steering: Steering, path: str | Path) -> Path:
     edits = []
     for i, (name, edit) in enumerate(steering):
         inner, tokens = (edit.edit, edit.tokens) if isinstance(edit, At) else (edit, "all")
-        tensors.update({f"{i}.{key}": value.detach().cpu().contiguous() for key, value in inner.tensors()})
+        tensors.update({f"{i}.{key}": value.detach().cpu() for key, value in inner.tensors()})
         plain = {key: value for key, value in vars(inner).items() if not isinstance(value, Tensor)}
         edits.append({"hook": name, "edit": type(inner).__name__, "tokens": _tokens_out(tokens), **plain})
     return save_tensors(path, tensors, {"edits": edits, "about": steering.metadata}, _FORMAT)
@@ -61,7 +61,10 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], content: Mappi
     path = Path(path)
     versions = {name: version(name) for name in ("torch", "transformers", "transformer-lens")}
     versions["lensteer"] = __version__
-    data = save(dict(tensors), {"format": kind, "content": json.dumps(content), "versions": json.dumps(versions)})
+    # Cloned: safetensors refuses tensors that share memory. Numbers may be NumPy's.
+    own = {key: value.contiguous().clone() for key, value in tensors.items()}
+    text = json.dumps(content, default=float)
+    data = save(own, {"format": kind, "content": text, "versions": json.dumps(versions)})
     return write_atomically(path, data)
 
 

@@ -173,7 +173,7 @@ class Greedy:
     @property
     def sure(self) -> list[int]:
         """The tokens before the first near-tie, where rounding may decide."""
-        close = next((i for i, margin in enumerate(self.margins) if margin < 1e-3), len(self.ids))
+        close = next((i for i, margin in enumerate(self.margins) if margin < 1e-4), len(self.ids))
         return self.ids[:close]
 
 

@@ -74,7 +74,7 @@ def vectors():
 @pytest.fixture(scope="session")
 def model_folder(fresh, tmp_path_factory):
     """A tiny Llama with its tokenizer in a folder, as another process would load it."""
-    case = fresh("llama")
+    case = fresh("llama", max_position_embeddings=512)
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     case.hf.save_pretrained(folder)
     case.tokenizer.save_pretrained(folder)

@@ -42,9 +42,7 @@ def run(work: Sequence[Job], batch_size: int = 64, cache: Any = None) -> dict[st
 
 
 def test_batches_go_by_layer_with_the_unsteered_last_then_by_length(ran: list[list[Job]]) -> None:
-    work = [
-        Job(f"{layer} {length}", row(length), Steering(), layer) for layer in (-1, 3, 0, 1) for length in (9, 2, 5)
-    ]
+    work = [Job(f"{layer} {length}", row(length), Steering(), layer) for layer in (-1, 3, 0, 1) for length in (9, 2, 5)]
     outcomes = run(work, batch_size=4)
     assert [len(batch) for batch in ran] == [4, 4, 4]
     order = [(job.layer, len(job.row)) for batch in ran for job in batch]
@@ -58,9 +56,7 @@ def test_jobs_of_one_key_run_once(ran: list[list[Job]]) -> None:
     assert set(outcomes) == {"same", "other"}
 
 
-def test_the_cache_holds_one_file_a_batch_and_gives_only_what_is_asked_for(
-    ran: list[list[Job]], tmp_path: Any
-) -> None:
+def test_the_cache_holds_one_file_a_batch_and_gives_only_what_is_asked_for(ran: list[list[Job]], tmp_path: Any) -> None:
     work = [Job(str(i), row(3), Steering(), 1) for i in range(5)]
     run(work, batch_size=2, cache=tmp_path / "made" / "here")
     assert len(list((tmp_path / "made" / "here").iterdir())) == 3
@@ -115,7 +111,9 @@ def test_a_batch_is_the_same_from_the_model_and_from_where_it_was_loaded(model_f
     model = ls.load_model(model_folder)
     steering = vectors().set_projection(2)
     rows = tokenize(model, ["Name a river.", "Why?"])
-    work = [Job(str(i), r, s, 2) for i, (r, s) in enumerate(zip(rows * 2, [steering] * 2 + [Steering()] * 2, strict=True))]
+    work = [
+        Job(str(i), r, s, 2) for i, (r, s) in enumerate(zip(rows * 2, [steering] * 2 + [Steering()] * 2, strict=True))
+    ]
     here = run_chunk(model, work, SETTINGS)
     there = run_chunk(source_of(model), work, SETTINGS)
     assert here == there
@@ -159,3 +157,4 @@ def test_a_batch_has_the_model_to_itself(llama: Any, monkeypatch: pytest.MonkeyP
     run_chunk(llama.model, [Job("a", tokenize(llama.model, ["Why?"])[0], Steering(), -1)], SETTINGS)
     assert free == [False, False]
     other_thread()
+    assert free == [False, False, True]

@@ -1,4 +1,4 @@
-"""Sweeps: every row is what `generate` gives for that candidate alone, whatever was batched, cached, killed or sent away."""
+"""Sweeps: every row is what `generate` gives for that candidate alone, however it was batched, cached or sent away."""
 
 from __future__ import annotations
 
@@ -283,7 +283,6 @@ def test_a_second_run_makes_no_forward_pass_and_gives_the_same_table(
     assert part["response"].tolist() == [*first["response"][5:7], *first["response"][9:11]]
 
 
-
 CHANGES: dict[str, Callable[[Make], tuple[list[Candidate], dict[str, Any]]]] = {
     "strength": lambda v: (grid(v(), layers=[1], strengths=[1.5]), {}),
     "layer": lambda v: (grid(v(), layers=[2], strengths=[1.0]), {}),
@@ -313,9 +312,7 @@ def test_whatever_changes_the_outcome_misses_the_cache(
     pd.testing.assert_frame_equal(found, fresh)
 
 
-def test_another_model_of_the_same_name_misses_the_cache(
-    llama: Any, fresh: Any, vectors: Make, tmp_path: Any
-) -> None:
+def test_another_model_of_the_same_name_misses_the_cache(llama: Any, fresh: Any, vectors: Make, tmp_path: Any) -> None:
     candidates = grid(vectors(), layers=[1], strengths=[1.0])
     other = fresh("llama", seed=1)
     mine = sweep(llama.model, candidates, PROMPTS, cache=tmp_path, **SIZE)

@@ -602,3 +602,44 @@ def test_only_the_tokens_asked_for_are_steered(llama: Any, fitted: InstructionVe
     formula = oracles.set_projection(fitted.direction[2], float(fitted.projection[2]), 3.0)
     change = oracles.Change("resid_post", 2, formula, "generated")
     require_same_tokens(llama, fitted.set_projection(2, 3.0, tokens="generated"), [change])
+
+
+# --- several instructions at once ----------------------------------------------------------------------------------
+
+
+def test_several_instructions_in_one_pass_equal_fitting_each_alone(llama: Any) -> None:
+    pairs = {
+        "shout": PAIRS,
+        "brief": [Pair(f"{q} Be brief.", q) for q in QUERIES[:3]],
+        "chat": [Pair([{"role": "user", "content": f"{q} Sing."}], q) for q in QUERIES[1:]],
+        "again": PAIRS[::-1],
+    }
+    together = instruction.fit_all(llama.model, pairs, seed=5, progress=False)
+    assert list(together) == list(pairs)
+    for name, own in pairs.items():
+        require_equal_fit(together[name], reference_of_any(llama, own))
+        alone = instruction.fit(llama.model, own, name=name, seed=5, progress=False)
+        torch.testing.assert_close(together[name].direction, alone.direction, rtol=1e-4, atol=1e-5)
+        assert together[name].name == name
+        assert dict(together[name].metadata) == dict(alone.metadata)
+
+
+def reference_of_any(case: Any, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
+    texts = [Pair(*(side if isinstance(side, str) else side[0]["content"] for side in pair)) for pair in pairs]
+    return reference(case, texts)
+
+
+def test_a_request_that_instructions_share_is_read_once(llama: Any, forwards: Any) -> None:
+    pairs = {name: [Pair(f"{q} {name}!", q) for q in QUERIES] for name in ("shout", "sing", "rhyme")}
+    with forwards(llama) as calls:
+        instruction.fit_all(llama.model, pairs, batch_size=1, progress=False)
+    assert len(calls) == 4 * len(QUERIES)  # each query once, and once with each of the three
+
+
+def test_no_instructions_and_bad_pairs_of_one_are_refused_before_any_work(llama: Any, forwards: Any) -> None:
+    with forwards(llama) as calls:
+        with pytest.raises(ValueError, match="no instructions were given"):
+            instruction.fit_all(llama.model, {}, progress=False)
+        with pytest.raises(ValueError, match="pair 0 has an empty side"):
+            instruction.fit_all(llama.model, {"shout": PAIRS, "bad": [Pair("", "a")]}, progress=False)
+    assert calls == []
