@@ -5,6 +5,7 @@ It stands beside the analysis modules because it uses both packages, and ``lenst
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -206,10 +207,12 @@ def models() -> None:
 
 
 def main() -> None:
-    """Entry point: errors that explain themselves are printed without a traceback."""
+    """Entry point: errors that explain themselves are printed without a traceback (``LENSTEER_DEBUG=1`` shows it)."""
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("LENSTEER_DEBUG"):
+            raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     except SystemExit as end:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -94,9 +95,16 @@ def _run_chunks(
     # Threads share the model (and take turns on it); other processes and machines load their own.
     worker_model: Any = model if isinstance(executor, ThreadPoolExecutor) else source_of(model)
     futures = [executor.submit(run_chunk, worker_model, chunk, settings) for chunk in chunks]
+    pending = list(futures)
     try:
-        for future in futures:
-            yield future.result()
+        while pending:
+            # As they finish, failures last: what other workers have done is kept before an error is raised.
+            finished = sorted((f for f in pending if f.done()), key=lambda f: f.exception() is not None)
+            for future in finished:
+                pending.remove(future)
+                yield future.result()
+            if not finished:
+                time.sleep(0.02)
     finally:
         for future in futures:
             future.cancel()

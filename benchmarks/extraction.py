@@ -1,8 +1,8 @@
 """Extraction: mean differences of contrastive pairs, all layers, last token, from strings to a [layer, d_model] tensor.
 
 The lean floor is the least that anybody can write by hand: the plain base model, one forward hook per layer, batches of
-16 in order of length, stopped after the last layer; and with batches of 8, which suit a CPU better. The peers run in an environment of their own, in one process that
-is kept between rounds (see peers.py).
+16 in order of length, stopped after the last layer; once more with batches of 8, which suit a CPU better. The peers run
+in an environment of their own, in one process that is kept between rounds (see peers.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ It holds no reference to a model and imports nothing else of lensteer, so it wor
 | edit | effect on an activation x |
 |---|---|
 | ``Add(v, s)`` | ``x + s·v`` |
-| ``SetProjection(u, z, s)`` | ``x + s·(z − ⟨x, u⟩)·u``, at strength 1 the projection on u becomes z |
+| ``SetProjection(u, z, s)`` | ``x + s·(z − ⟨x, u⟩)·u``: at strength 1 the projection on u becomes z |
 | ``at(edit, tokens)`` | the edit at some token positions only, x elsewhere (see `lensteer.positions`) |
 
 Tensors match the *trailing* axes of the activation: ``[d_model]`` on residual points, ``[head, d_head]`` on z,
@@ -109,23 +109,27 @@ class SetProjection(Edit):
         direction: u, matching the trailing axes of the activation; need not be normalised, must not be zero.
         value: z, the projection to reach.
         strength: s, the share of the way to go; one number or one value per batch row.
+        along: r, the direction to move along by the same amount, x + s·(z − ⟨x, u⟩)·r; None is u itself. A random r is
+            the control whose push has the same size at every position.
     """
 
     direction: Float[Tensor, "..."]
     value: float = 0.0
     strength: Strength = 1.0
+    along: Float[Tensor, "..."] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", float(self.value))
         _require_finite(direction=self.direction, value=torch.tensor(self.value))
         _require_strength(self.strength)
-        wide = self.direction.to(torch.promote_types(self.direction.dtype, torch.float32))
-        if not wide.any():
-            raise ValueError("SetProjection: the direction is zero; it has no projection to set")
-        norm = wide.norm()
-        # A unit vector that was saved and read back keeps its bits.
-        unit = not wide.requires_grad and abs(float(norm) - 1) < 1e-6
-        object.__setattr__(self, "direction", wide if unit else wide / norm)
+        object.__setattr__(self, "direction", _unit(self.direction))
+        if self.along is not None:
+            _require_finite(along=self.along)
+            if self.along.shape != self.direction.shape:
+                raise ValueError(
+                    f"along has shape {tuple(self.along.shape)}, the direction {self.shape}; they must agree"
+                )
+            object.__setattr__(self, "along", _unit(self.along))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,7 +147,18 @@ class SetProjection(Edit):
             change = _per_row(self.strength, activation, hook).to(wide) * change
         else:
             change = self.strength * change
-        return activation + (change * direction).to(activation.dtype)
+        along = direction if self.along is None else self.along.to(activation.device, wide)
+        return activation + (change * along).to(activation.dtype)
+
+
+def _unit(vector: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The vector at norm 1, in float32 or wider."""
+    wide = vector.to(torch.promote_types(vector.dtype, torch.float32))
+    if not wide.any():
+        raise ValueError("SetProjection: the direction is zero; it has no projection to set")
+    norm = wide.norm()
+    # A unit vector that was saved and read back keeps its bits.
+    return wide if not wide.requires_grad and abs(float(norm) - 1) < 1e-6 else wide / norm
 
 
 def _require_finite(**tensors: Tensor) -> None:

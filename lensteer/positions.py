@@ -21,7 +21,8 @@ the tokens cannot be known, an edit made with `at` raises an error rather than g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import index as whole
@@ -99,6 +100,16 @@ class _Pass:
 
 
 _PASS: ContextVar[_Pass | None] = ContextVar("lensteer_pass", default=None)
+
+
+@contextmanager
+def passes_within() -> Iterator[None]:
+    """Forget, on leaving, a pass that Ctrl-C cut short: torch runs no hook after it."""
+    token = _PASS.set(None)
+    try:
+        yield
+    finally:
+        _PASS.reset(token)
 
 
 class Clock:

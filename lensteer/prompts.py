@@ -157,7 +157,8 @@ def _tokenize_one(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, prompt_for
                 f"prompt_format={prompt_format!r} has none; write it as one string"
             )
         text, template = kind.replace("{prompt}", own), kind.replace("{prompt}", _MARK)
-    special = kind != "chat" and not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    bos = getattr(tokenizer, "bos_token", None)
+    special = kind != "chat" and not (bos and text.startswith(bos))
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=tokenizer.is_fast)
     ids = list(encoded["input_ids"])
     return Row(ids, _own_tokens(encoded, len(ids), text, template), text)

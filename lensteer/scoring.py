@@ -71,10 +71,10 @@ def log_probs(
     return [scores[i] for i in range(len(asked))]
 
 
-def _token_ids(model: TransformerBridge, response: str | Sequence[int], number: int) -> list[int]:
+def _token_ids(model: TransformerBridge, response: Any, number: int) -> list[int]:
     if isinstance(response, str):
         return list(tokenizer_of(model)(response, add_special_tokens=False)["input_ids"])
-    size = plain_model(model).get_input_embeddings().weight.shape[0]
+    size = len(plain_model(model).get_input_embeddings().weight)  # type: ignore[arg-type]
     if any(isinstance(i, str) for i in response):
         raise TypeError(f"response {number} is {response!r}; a response is a text or a list of token ids")
     ids = [int(i) for i in response]

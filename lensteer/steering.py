@@ -25,7 +25,7 @@ from torch import Tensor
 from lensteer.hooks import Edit, Strength
 from lensteer.models import fingerprint, lens_model, plain_model, twin_of
 from lensteer.points import Point, attached, resolve
-from lensteer.positions import At, Clock
+from lensteer.positions import At, Clock, passes_within
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -136,7 +136,7 @@ class Steering(Sequence[tuple[str, Edit]]):
         points = self.points(model)
         twin = twin_of(model)
         functions = [(p, edit.to(_device_at(model, p))) for p, (_, edit) in zip(points, self, strict=True)]
-        with twin.lock, ExitStack() as stack:
+        with twin.lock, passes_within(), ExitStack() as stack:
             if prompt_length is not None or any(isinstance(edit, At) for _, edit in self):
                 for face in (twin.plain, lens_model(model)):
                     for handle in Clock(prompt_length).attach(face.base_model) if face is not None else ():

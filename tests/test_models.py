@@ -167,12 +167,19 @@ def test_a_model_that_nobody_holds_is_freed(fresh) -> None:
 
 def test_a_fingerprint_says_what_a_model_is(llama) -> None:
     found = fingerprint(llama.model)
-    assert {"architecture": "LlamaForCausalLM", "dtype": "float32", "d_model": "32", "n_layers": "4"}.items() <= found.items()
+    assert {
+        "architecture": "LlamaForCausalLM",
+        "dtype": "float32",
+        "d_model": "32",
+        "n_layers": "4",
+    }.items() <= found.items()
     assert all(isinstance(value, str) for value in found.values())
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_fingerprint_changes_with_the_weights_and_the_tokenizer_and_with_nothing_else(fresh_hf, new_tokenizer) -> None:
+def test_a_fingerprint_changes_with_the_weights_and_the_tokenizer_and_with_nothing_else(
+    fresh_hf, new_tokenizer
+) -> None:
     hf = fresh_hf("llama")
     first = fingerprint(load_model(hf, tokenizer=new_tokenizer()))
     assert fingerprint(load_model(copy.deepcopy(hf), tokenizer=new_tokenizer())) == first
@@ -187,7 +194,7 @@ def test_a_fingerprint_changes_with_the_weights_and_the_tokenizer_and_with_nothi
 
 
 def test_a_model_from_memory_cannot_be_loaded_elsewhere_and_says_so(llama) -> None:
-    with pytest.raises(ValueError, match="LlamaForCausalLM was loaded in memory.*load_model with a name or folder"):
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM was loaded in memory.*load_model with a name or folder"):
         source_of(llama.model)
 
 

@@ -70,7 +70,11 @@ def test_points_of_the_lens_alone_are_known_as_such(tiny) -> None:
     ("site", "layers", "words"),
     [
         ("resid_pots", None, r"LlamaForCausalLM has no hook point 'blocks.0.hook_resid_pots'.*resid_post"),
-        ("blocks.1.hook_resid_pots", None, r"no hook point 'blocks.1.hook_resid_pots'.*close names: blocks.1.hook_resid_post"),
+        (
+            "blocks.1.hook_resid_pots",
+            None,
+            r"no hook point 'blocks.1.hook_resid_pots'.*close names: blocks.1.hook_resid_post",
+        ),
         ("blocks.9.hook_resid_post", None, r"no hook point 'blocks.9.hook_resid_post'.*layers 0 to 3"),
         ("resid_post", 4, r"layer 4 is out of range: LlamaForCausalLM has 4 layers, 0 to 3"),
         ("resid_post", [0, -1], r"layer -1 is out of range"),

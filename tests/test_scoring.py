@@ -21,7 +21,9 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def score(case: Any, prompts: Any, responses: Any, steering: Any = None, **options: Any) -> list[torch.Tensor]:
-    return log_probs(case.model, prompts, responses, steering, **{"prompt_format": "plain", "progress": False, **options})
+    return log_probs(
+        case.model, prompts, responses, steering, **{"prompt_format": "plain", "progress": False, **options}
+    )
 
 
 def wanted(case: Any, prompts: Any, responses: Any, changes: Any) -> list[torch.Tensor]:
@@ -54,7 +56,7 @@ def test_scores_equal_those_of_one_pass_per_token_in_every_scope(tiny, scope: An
     assert_same(score(tiny, PROMPTS, RESPONSES, steering), expected)
     # The same with prompts that several responses share, which are then read once.
     prompts, responses = [*PROMPTS, PROMPTS[2], PROMPTS[0]], [*RESPONSES, "something else", ""]
-    expected += wanted(tiny, prompts[3:4], responses[3:4], changes) + [torch.zeros(0)]
+    expected += [*wanted(tiny, prompts[3:4], responses[3:4], changes), torch.zeros(0)]
     assert_same(score(tiny, prompts, responses, steering, batch_size=2), expected)
 
 

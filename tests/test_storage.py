@@ -138,7 +138,7 @@ def test_a_file_of_another_kind_is_named_with_what_it_is(tmp_path) -> None:
     path.write_text("a page of text " * 50)
     with pytest.raises(ValueError, match="cannot be read as safetensors"):
         Steering.load(path)
-    with pytest.raises(FileNotFoundError, match="no file at .*nothing.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no file at .*nothing.safetensors"):
         Steering.load(tmp_path / "nothing.safetensors")
 
 

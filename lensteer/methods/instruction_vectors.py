@@ -44,6 +44,7 @@ class InstructionVectors:
             single pair.
         split_half_cosine: mean cosine between the directions of two random halves of the pairs; 1 is stable, NaN for
             a single pair.
+        push: unit rows that edits move along instead of u; only in the control that `random` makes.
         metadata: model fingerprint, number of pairs, data hash, prompt format, seed.
     """
 
@@ -57,6 +58,7 @@ class InstructionVectors:
     effect_size: Float[Tensor, " layer"]
     split_half_cosine: Float[Tensor, " layer"]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    push: Float[Tensor, "layer d_model"] | None = None
 
     @property
     def n_layers(self) -> int:
@@ -89,7 +91,8 @@ class InstructionVectors:
         scales["difference"] = self.difference_norm
         if unit not in scales:
             raise ValueError(f"unit must be one of {tuple(scales)}, got {unit!r}")
-        edits = {i: Add(self.direction[i] * scales[unit][i], strength) for i in self._layers(layer)}
+        push = self.direction if self.push is None else self.push
+        edits = {i: Add(push[i] * scales[unit][i], strength) for i in self._layers(layer)}
         return self._steering(edits, tokens, operator="add", unit=unit)
 
     def set_projection(
@@ -106,20 +109,23 @@ class InstructionVectors:
             strength: s, the share of the way to z̄; 1 is the paper's.
             value: another target than z̄, in residual units; 0 ablates the direction.
         """
+        targets = self.projection if value is None else torch.full_like(self.projection, value)
         edits = {
-            i: SetProjection(self.direction[i], float(self.projection[i] if value is None else value), strength)
+            i: SetProjection(
+                self.direction[i], float(targets[i]), strength, along=None if self.push is None else self.push[i]
+            )
             for i in self._layers(layer)
         }
         return self._steering(edits, tokens, operator="set_projection")
 
     def random(self, seed: int = 0) -> InstructionVectors:
-        """The control: random directions with the same norms and target projections."""
+        """The control: every edit pushes as far as it would, position by position, but along a random direction."""
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(self.direction.shape, generator=generator)
         return replace(
             self,
             name=f"{self.name} (random)",
-            direction=noise / noise.norm(dim=1, keepdim=True),
+            push=noise / noise.norm(dim=1, keepdim=True),
             metadata={**self.metadata, "control": f"random direction, seed {seed}"},
         )
 

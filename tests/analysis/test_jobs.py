@@ -119,6 +119,9 @@ def test_a_batch_is_the_same_from_the_model_and_from_where_it_was_loaded(model_f
     assert here == there
     assert list(here) == ["0", "1", "2", "3"]
     assert here["0"]["response"] != here["2"]["response"]
+    for keys, edits in ((("0", "1"), steering), (("2", "3"), None)):
+        alone = ls.generate(model, ["Name a river.", "Why?"], edits, max_new_tokens=4, progress=False)
+        assert [here[key]["response"] for key in keys] == alone["response"].tolist()
     assert jobs._loaded(source_of(model)) is jobs._loaded(source_of(model))  # a worker loads it once
     assert json.loads(json.dumps(here)) == here
 

@@ -534,17 +534,20 @@ def test_another_architecture_refuses_the_steering_until_the_vectors_are_transfe
 # --- control and files ---------------------------------------------------------------------------------------------
 
 
-def test_the_random_control_has_unit_directions_and_the_same_norms_and_targets(fitted: InstructionVectors) -> None:
+def test_the_random_control_pushes_as_far_at_every_position_along_another_direction(fitted: InstructionVectors) -> None:
     control = fitted.random(seed=3)
-    torch.testing.assert_close(control.direction.norm(dim=1), torch.ones(4))
-    for name in STATISTICS[1:]:
+    torch.testing.assert_close(control.push.norm(dim=1), torch.ones(4))
+    for name in STATISTICS:
         assert torch.equal(getattr(control, name), getattr(fitted, name))
     for unit in ("absolute", "residual", "difference"):
         sizes = [v.add(2, 2.0, unit=unit)[0][1].vector.norm() for v in (control, fitted)]
         torch.testing.assert_close(*sizes)
-    assert torch.cosine_similarity(control.direction, fitted.direction, dim=1).abs().max() < 0.9
-    assert torch.equal(control.direction, fitted.random(seed=3).direction)
-    assert not torch.equal(control.direction, fitted.random(seed=4).direction)
+    x = 3 * random(2, 5, fitted.direction.shape[1], seed=8)
+    pushes = [v.set_projection(2, 0.7)[0][1](x) - x for v in (control, fitted)]
+    torch.testing.assert_close(pushes[0].norm(dim=-1), pushes[1].norm(dim=-1), rtol=1e-4, atol=1e-4)
+    assert torch.cosine_similarity(control.push, fitted.direction, dim=1).abs().max() < 0.9
+    assert torch.equal(control.push, fitted.random(seed=3).push)
+    assert not torch.equal(control.push, fitted.random(seed=4).push)
     assert fitted.name in control.name and control.name != fitted.name
 
 
@@ -573,6 +576,7 @@ def test_the_random_control_and_transferred_vectors_can_be_saved_too(
         loaded = InstructionVectors.load(vectors.save(tmp_path / f"{number}.safetensors"))
         assert torch.equal(loaded.direction, vectors.direction)
         assert loaded.metadata == vectors.metadata
+        assert loaded.set_projection(2).content_hash() == vectors.set_projection(2).content_hash()
 
 
 def test_a_damaged_missing_or_other_file_is_refused(fitted: InstructionVectors, tmp_path: Any) -> None:
