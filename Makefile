@@ -7,6 +7,7 @@
 
 PYTHON    ?= python3
 VENV      ?= .venv
+PEERS     := .venv-peers
 ARGS      ?=
 PIP_FLAGS ?=
 BIN       := $(VENV)/bin
@@ -37,13 +38,15 @@ lint: $(VENV)/.installed-dev
 notebook: $(VENV)/.installed-eval,notebooks
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
+# Without the peers' environment (no network, or a Python too new for them) they are left out, and the table says so.
 bench: $(VENV)/.installed-eval
+	@$(MAKE) --no-print-directory $(PEERS)/.installed || echo "the peers could not be installed; they are left out" >&2
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# Leaves .venv: remove it by hand to start over.
+# Leaves .venv and .venv-peers: remove them by hand to start over.
 clean:
 	rm -rf build dist *.egg-info lensteer-demo .pytest_cache .mypy_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
+	find . \( -path ./$(VENV) -o -path ./$(PEERS) \) -prune -o -name __pycache__ -type d -print | xargs rm -rf
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +63,14 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 # .installed-dev is an editable install of ".[dev]", and so for the other extras.
 $(VENV)/.installed-%: $(VENV)/.torch pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[$*]'
+	@touch $@
+
+# Only for `make bench`: the peers pin transformers < 5, lensteer needs 5.
+$(PEERS)/.installed: benchmarks/peers-requirements.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	@echo '*' > $(PEERS)/.gitignore
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) '$(TORCH)'
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -r benchmarks/peers-requirements.txt
 	@touch $@
 
 .PRECIOUS: $(VENV)/.installed-%

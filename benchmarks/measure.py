@@ -83,12 +83,9 @@ def interleaved(contenders: Mapping[str, Callable[[], float]], repeats: int) -> 
     return times
 
 
-def compare(
-    times: Mapping[str, Sequence[float]], what: str, over: str, bar: str | None = None, label: str | None = None
-) -> Comparison:
+def compare(times: Mapping[str, Sequence[float]], what: str, over: str, bar: str | None = None) -> Comparison:
     """Seconds of ``what`` over seconds of ``over``, round by round."""
-    values = [a / b for a, b in zip(times[what], times[over], strict=True)]
-    return Comparison(label or f"{what} / {over}", values, bar)
+    return Comparison(f"{what} / {over}", [a / b for a, b in zip(times[what], times[over], strict=True)], bar)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

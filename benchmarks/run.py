@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from measure import Result, Settings
 
 BENCHMARKS = ("extraction", "decoding", "sweep")
-PEERS = Path(__file__).resolve().parent.parent / ".venv-peers" / "bin" / "python"
+PEERS = Path(__file__).resolve().parent.parent / ".venv-peers"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     from measure import Settings, machine
 
     torch.set_num_threads(options.threads)
-    peers = options.peers if options.peers.is_file() else None
+    peers = options.peers
+    if peers is None and (PEERS / ".installed").is_file():
+        peers = PEERS / "bin" / "python"
     settings = Settings(options.threads, options.clock, options.quick, options.repeats, peers)
     where = machine(settings)
     print("  ".join(f"{key} {value}" for key, value in where.items()), flush=True)
@@ -62,7 +64,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         default="wall",
         help="cpu: seconds of CPU, all threads together; steadier where other jobs run on the machine",
     )
-    parser.add_argument("--peers", type=Path, default=PEERS, help="python of the peers' environment")
+    parser.add_argument("--peers", type=Path, help="python of the peers' environment (default: .venv-peers)")
     parser.add_argument("--json", type=Path, help="write everything there, every round's seconds included")
     return parser.parse_args(arguments)
 
@@ -71,6 +73,8 @@ def _run(name: str, settings: Settings) -> list[Any]:
     found = import_module(name if name != "sweep" else "sweeping").run(settings)
     results = found if isinstance(found, list) else [found]
     for result in results:
+        for comparison in result.comparisons if settings.quick else ():
+            comparison.bar = None  # the bars are for the full sizes
         _print(result)
     return results
 

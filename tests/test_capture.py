@@ -96,7 +96,7 @@ def test_the_real_model_is_captured_right_at_every_site_and_layer(smollm2, batch
 def test_the_last_layer_is_read_before_the_final_norm(tiny) -> None:
     last = run(tiny, "resid_post", layers=3)["blocks.3.hook_resid_post"][0]
     with torch.no_grad():
-        normed = tiny.hf(torch.tensor([ids_of(tiny, PROMPTS[0])]), output_hidden_states=True).hidden_states[-1]
+        normed = tiny.hf.base_model(torch.tensor([ids_of(tiny, PROMPTS[0])])).last_hidden_state
     assert (last - normed[0, -1]).norm() > 0.1 * last.norm()
 
 

@@ -12,7 +12,7 @@ from lensteer import Add, SetProjection, Steering, at, generate, log_probs, per_
 from lensteer.points import resolve
 
 PROMPTS = ["The sky", "A", "Rain falls on the roof, and on us"]
-RESPONSES = ["is blue today", " b", ", x"]
+RESPONSES = ["is it", " b", ", x"]
 SCOPES: list[Any] = ["all", "prompt", "generated", "last", 1, -2, slice(-3, None), slice(1, -1), [0, -1, 4]]
 
 
@@ -55,7 +55,7 @@ def test_scores_equal_those_of_one_pass_per_token_in_every_scope(tiny, scope: An
     expected = wanted(tiny, PROMPTS, RESPONSES, changes)
     assert_same(score(tiny, PROMPTS, RESPONSES, steering), expected)
     # The same with prompts that several responses share, which are then read once.
-    prompts, responses = [*PROMPTS, PROMPTS[2], PROMPTS[0]], [*RESPONSES, "something else", ""]
+    prompts, responses = [*PROMPTS, PROMPTS[2], PROMPTS[0]], [*RESPONSES, "else", ""]
     expected += [*wanted(tiny, prompts[3:4], responses[3:4], changes), torch.zeros(0)]
     assert_same(score(tiny, prompts, responses, steering, batch_size=2), expected)
 

@@ -300,9 +300,8 @@ def in_stream(case: Any, steering: Steering) -> None:
     list(stream(case.model, "Why", steering, max_new_tokens=4, prompt_format="plain"))
 
 
-@pytest.mark.parametrize("error", [Fault, KeyboardInterrupt])
+@pytest.mark.parametrize(("error", "call"), [(Fault, 2), (KeyboardInterrupt, 1), (KeyboardInterrupt, 2)])
 @pytest.mark.parametrize("work", [in_generate, in_uncached_generate, in_log_probs, in_capture, in_stream])
-@pytest.mark.parametrize("call", [1, 2])
 def test_work_that_is_interrupted_leaves_the_model_as_it_was(tiny, work: Any, error: Any, call: int) -> None:
     clean = logits(tiny.model), logits(tiny.hf)
     before = oracles.hooks_on(tiny.model), oracles.hooks_on(tiny.hf)
