@@ -71,7 +71,11 @@ def fit(
     if pairs is not None:
         chosen, name = data.load_pairs(pairs), pairs.stem
     else:
-        chosen, name = data.instruction_pairs(data.find_instruction(str(instruction)), n, seed=seed), str(instruction)
+        wanted = data.find_instruction(str(instruction))
+        if wanted.name.startswith("exclude:"):
+            _say("excluding a word is its inclusion vector at negative strength; fitting that one")
+            wanted = data.include_word(wanted.name.removeprefix("exclude:"))
+        chosen, name = data.instruction_pairs(wanted, n, seed=seed), wanted.name
     vectors = fit_vectors(
         _load(model, device), chosen, name=name, prompt_format=prompt_format, seed=seed, resume=resume
     )
@@ -87,12 +91,15 @@ def sweep(
         Path | None, typer.Option(help="JSONL with a field prompt. Default: validation queries.")
     ] = None,
     layers: Annotated[str, typer.Option(help="As 10:30:2 or 8,12,16. Default: the upper half, every second.")] = "",
-    strengths: Annotated[str, typer.Option(help="Comma-separated.")] = "1,2,3",
-    operator: Operator = "set_projection",
+    strengths: Annotated[str, typer.Option(help="Comma-separated. Default: those of --check, else 0.7,1,1.5.")] = "",
+    operator: Annotated[str, typer.Option(help="set_projection or add. Default: that of --check.")] = "",
     unit: Unit = "difference",
-    check: Annotated[str | None, typer.Option(help="Whose check to score with: capitals, include:WORD …")] = None,
+    check: Annotated[
+        str | None, typer.Option(help="Whose check and operator: french, sentences:2, include:WORD …")
+    ] = None,
     n: Annotated[int, typer.Option(help="Number of prompts.", min=1)] = 8,
     max_new_tokens: int = 32,
+    prompt_format: Annotated[str, typer.Option(help="Default: the one that the vectors were fitted in.")] = "",
     cache: Annotated[Path, typer.Option(help="Finished batches; a second run resumes.")] = Path("lensteer-cache"),
     model: Model = DEFAULT,
     device: Device = None,
@@ -107,13 +114,17 @@ def sweep(
 
     table_ending(out)
     fitted = InstructionVectors.load(vectors)
-    checks = {fitted.name: named_task(check).check} if check else {}
+    task = named_task(check) if check else None
+    operator = operator or (task.operator if task else "set_projection")
+    tried = _numbers(strengths) if strengths else list(task.strengths if task else (0.7, 1.0, 1.5))
+    prompt_format = prompt_format or fitted.metadata.get("prompt_format", "auto")
     texts = data.load_prompts(prompts)[:n] if prompts else data.queries("validation", n)
     chosen = _layers(layers, fitted.n_layers)
-    steered = grid(fitted, layers=chosen, strengths=_numbers(strengths), **_how(operator, unit))
+    steered = grid(fitted, layers=chosen, strengths=tried, **_how(operator, unit))
     candidates = [baseline(fitted.name), *steered]
     lens = _load(model, device)
-    results = run_sweep(lens, candidates, texts, checks=checks, max_new_tokens=max_new_tokens, cache=cache)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "prompt_format": prompt_format, "cache": cache}
+    results = run_sweep(lens, candidates, texts, checks={fitted.name: task.check} if task else {}, **options)
     measures = [c for c in ("success", "perplexity", "degenerate", "n_tokens") if c in results]
     _show(results.groupby(["layer", "strength"])[measures].mean().round(3).reset_index(), f"{fitted.name}: means")
     _say(f"wrote {write_table(results, out)}")
@@ -131,6 +142,7 @@ def generate(
     unit: Unit = "difference",
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    prompt_format: Annotated[str, typer.Option(help="Default: the one that the vectors were fitted in.")] = "",
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Also write a table, .csv or .parquet.")] = None,
     model: Model = DEFAULT,
@@ -165,7 +177,11 @@ def generate(
     elif chosen is not None and strength is not None:
         chosen = chosen.at_strength(strength)
     lens = _load(model, device)
+    if chosen is not None:
+        chosen.points(lens)
+    made_in = chosen.metadata.get("prompt_format") if chosen is not None else None
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    options["prompt_format"] = prompt_format or made_in or "auto"
     table = run_generate(lens, texts, **options)[["prompt", "response"]].rename(columns={"response": "unsteered"})
     if chosen is not None:
         table["steered"] = run_generate(lens, texts, chosen, **options)["response"]
@@ -178,7 +194,7 @@ def generate(
 def report(
     results: Annotated[Path, typer.Argument(help="A results table from `lensteer sweep`.")],
     out: Annotated[Path, typer.Option(help="HTML file.")] = Path("report.html"),
-    perplexity_ratio: Annotated[float, typer.Option(help="Fluency budget: how much perplexity may grow.")] = 2.0,
+    perplexity_ratio: Annotated[float, typer.Option(help="Fluency budget: how much perplexity may grow.")] = 4.0,
 ) -> None:
     """Turn a results table into one HTML file with figures, the choice under the budget, and texts."""
     from analysis.demo import sweep_report

@@ -25,6 +25,7 @@ def confirm(
     test: pd.DataFrame,
     *,
     reference: str = "none",
+    steered: str = "steered",
     level: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
@@ -40,6 +41,8 @@ def confirm(
         choices: a Selection, its choices, or one Choice. Test rows of other instructions are left out.
         validation: the results that the choices were made on; only their prompts are read.
         test: results for the chosen settings and the controls, on other prompts.
+        reference: the condition that the others are compared with: "text" where the instruction stands in the text.
+        steered: the condition that was chosen; "text+steered" goes with the reference "text".
 
     Returns:
         Columns instruction, condition, layer, strength, n (prompts), success (with _low, _high),
@@ -68,7 +71,7 @@ def confirm(
         group = test[test["instruction"] == choice.instruction]
         if not (group["condition"] == reference).any():
             raise ValueError(f"test has no rows of condition {reference!r} for {choice.instruction!r}")
-        _require_chosen_setting(choice, group)
+        _require_chosen_setting(choice, group, steered)
         base = _per_prompt(group, reference)
         rows += [
             _row(group, condition, reference, base, {"level": level, "n_resamples": n_resamples, "seed": seed})
@@ -98,17 +101,17 @@ def _normalised(prompts: pd.Series) -> pd.Series:
     return prompts.map(lambda prompt: " ".join(str(prompt).split()).casefold())
 
 
-def _require_chosen_setting(choice: Choice, group: pd.DataFrame) -> None:
-    steered = group[group["condition"] == "steered"]
-    other = steered[(steered["layer"] != choice.layer) | (steered["strength"] != choice.strength)]
+def _require_chosen_setting(choice: Choice, group: pd.DataFrame, steered: str) -> None:
+    edited = group[group["layer"] >= 0]
+    other = edited[(edited["layer"] != choice.layer) | (edited["strength"] != choice.strength)]
     if len(other):
         row = other.iloc[0]
         raise ValueError(
             f"test rows of {choice.instruction!r} are steered at layer {row['layer']}, "
             f"strength {row['strength']:g}; the choice is layer {choice.layer}, strength {choice.strength:g}"
         )
-    if choice.steered and steered.empty:
-        raise ValueError(f"test has no steered rows for {choice.instruction!r}, which was chosen to be steered")
+    if choice.steered and not (group["condition"] == steered).any():
+        raise ValueError(f"test has no {steered} rows for {choice.instruction!r}, which was chosen to be steered")
 
 
 def _per_prompt(group: pd.DataFrame, condition: str) -> pd.DataFrame:

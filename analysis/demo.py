@@ -95,6 +95,10 @@ def study_report(model: TransformerBridge, done: Study, seed: int) -> Report:
     """Figures, tables and side-by-side texts of a study, with every fact it depends on."""
     size = done.size
     facts = {**fingerprint(model), **_versions(), "seed": seed, "pairs": size.pairs, "new tokens": size.max_new_tokens}
+    facts["fluency budget"] = (
+        f"perplexity up to {done.budget.perplexity_ratio:g} times the unsteered, "
+        f"degenerate share up to {done.budget.degenerate_rise:g} more"
+    )
     facts["validation / test queries"] = f"{size.validation} / {size.test}"
     report = Report("Instruction steering", facts)
     report.section("Confirmed on test queries").text(
@@ -106,7 +110,11 @@ def study_report(model: TransformerBridge, done: Study, seed: int) -> Report:
     report.table(done.confirmed).figure(figures.confirmation_bars(done.confirmed))
     report.section("How the choice was made")
     report.table(done.selection.table(), caption="Chosen on validation queries; layer −1 is no steering.")
-    report.table(_published_rule(done).table(), caption="What the published rule chooses: formats at strength 1.")
+    report.table(
+        _published_rule(done).table(),
+        caption="The published decision rule on the same responses (formats, strength 1), with a repetition flag in "
+        "place of the low perplexity under GPT-2, at these layers and with these checks.",
+    )
     for task in done.tasks:
         report.figure(figures.layer_strength_map(done.selection.candidates, instruction=task.name))
         report.figure(figures.success_fluency(done.selection.candidates, instruction=task.name))

@@ -39,10 +39,11 @@ class Settings:
     max_new_tokens: int
     prompt_format: str
     perplexity: bool
+    stop: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        return f"{self.max_new_tokens} {self.perplexity} v1"
+        return f"{self.max_new_tokens} {self.perplexity} {self.stop} v1"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def run_chunk(model: Any, jobs: Sequence[Job], settings: Settings) -> dict[str, 
             rows,
             per_row([job.steering for job in jobs]),
             max_new_tokens=settings.max_new_tokens,
+            stop=settings.stop,
             batch_size=len(jobs),
             progress=False,
         )

@@ -46,7 +46,7 @@ class Budget:
     degenerate responses may rise by at most this much.
     """
 
-    perplexity_ratio: float = 2.0
+    perplexity_ratio: float = 4.0
     degenerate_rise: float = 0.1
 
     def __post_init__(self) -> None:

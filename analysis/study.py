@@ -25,6 +25,7 @@ from analysis.tasks import Task
 from lensteer import data
 from lensteer.methods import instruction
 from lensteer.methods.instruction import InstructionVectors
+from lensteer.models import twin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ class Study:
         validation, test: every response with its scores.
         selection: what was chosen on the validation queries.
         confirmed: the table of `confirm` on the test queries.
-        size: how much was done.
+        size, budget: how much was done, and what steering was allowed to cost.
     """
 
     tasks: tuple[Task, ...]
@@ -63,6 +64,7 @@ class Study:
     selection: Selection
     confirmed: pd.DataFrame
     size: Size
+    budget: Budget
 
     @property
     def results(self) -> pd.DataFrame:
@@ -91,7 +93,7 @@ def study(
         ValueError: no tasks, two of one name, layers that the model lacks, or more queries than there are.
         ImportError: a task's check needs an extra that is not installed. All of these before any work.
     """
-    size, folder = size or Size(), Path(folder)
+    size, budget, folder = size or Size(), budget or Budget(), Path(folder)
     _require_possible(model, tasks, size)
     queries = {split: data.queries(split, getattr(size, split)) for split in ("validation", "test")}
     say(f"fitting {len(tasks)} instructions on {size.pairs} pairs each")
@@ -105,12 +107,12 @@ def study(
     candidates = [candidate for task in tasks for candidate in _candidates(task, vectors[task.name], size)]
     say(f"sweeping {len(candidates)} candidates on {size.validation} validation queries")
     validation = sweep(model, candidates, queries["validation"], **options).assign(split="validation")
-    selection = choose(validation, budget=budget or Budget(perplexity_ratio=4.0), seed=seed)
+    selection = choose(validation, budget=budget, seed=seed)
     say(f"confirming the choices on {size.test} test queries")
     controls = [c for task in tasks for c in _controls(task, vectors[task.name], selection, size, folder, seed)]
     test = sweep(model, controls, queries["test"], **options).assign(split="test")
     confirmed = confirm(selection, validation, test, seed=seed)
-    return Study(tuple(tasks), vectors, validation, test, selection, confirmed, size)
+    return Study(tuple(tasks), vectors, validation, test, selection, confirmed, size, budget)
 
 
 def _require_possible(model: TransformerBridge, tasks: Sequence[Task], size: Size) -> None:
@@ -119,7 +121,7 @@ def _require_possible(model: TransformerBridge, tasks: Sequence[Task], size: Siz
         raise ValueError(f"a study needs tasks, each of another name; got {names}")
     n_layers = int(model.cfg.n_layers)
     if not size.layers or not all(0 <= layer < n_layers for layer in size.layers):
-        raise ValueError(f"layers {size.layers}: the model has layers 0 to {n_layers - 1}")
+        raise ValueError(f"layers {size.layers}: {twin_of(model).name} has layers 0 to {n_layers - 1}")
     for task in tasks:
         task.check(["A response."])  # what the check needs to have installed is found missing now
 

@@ -100,6 +100,7 @@ def sweep(
     max_new_tokens: int = 32,
     perplexity: bool = True,
     prompt_format: str = "auto",
+    stop: Sequence[str] = (),
     batch_size: int = 64,
     cache: str | Path | None = None,
     executor: Any = None,
@@ -111,6 +112,7 @@ def sweep(
         checks: instruction -> function of the responses that returns success for each (0/1 or graded), as a sequence
             or as a DataFrame with a column ``success``. Instructions without a check get no success.
         perplexity: add the perplexity of each response given its prompt (as run) under the unsteered model.
+        stop: strings that end a response, as in `generate`; for base models in the "qa" format, a new "Q:".
         cache: a folder; finished batches are kept there and never run again.
         executor: any ``concurrent.futures.Executor`` (threads, Dask, MPI, …) or an object with its ``submit``.
             Workers of other processes load the model by name.
@@ -145,7 +147,7 @@ def sweep(
         steering.points(model)
         if steering.n_rows is not None:
             raise ValueError(f"a candidate has strengths for {steering.n_rows} rows; give each one number")
-    settings = Settings(max_new_tokens, prompt_format, perplexity)
+    settings = Settings(max_new_tokens, prompt_format, perplexity, (stop,) if isinstance(stop, str) else tuple(stop))
     jobs = _jobs(model, candidates, prompts, settings)
     outcomes = run_jobs(model, jobs, settings, batch_size, cache, executor, progress)
     return _table(candidates, prompts, jobs, outcomes, checks or {})
@@ -194,8 +196,8 @@ def _table(
         lines.append({**about, "prompt_id": prompt_id, "prompt": prompts[prompt_id], **outcomes[job.key]})
     table = pd.DataFrame(lines)
     repeated = repetitions(table["response"])
-    # An empty response has no perplexity; it is as broken as a repetitive one.
-    table["degenerate"] = repeated["loop"] | (table["n_tokens"] == 0)
+    # A blank response is as broken as a repetitive one (and an empty one has no perplexity).
+    table["degenerate"] = repeated["loop"] | (table["response"].str.strip() == "")
     table["repeated"] = repeated["repeated"]
     for instruction, check in checks.items():
         own = table["instruction"] == instruction

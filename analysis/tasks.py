@@ -7,6 +7,7 @@ dozen tokens cuts off. The checks here ask for the same behaviour of what has be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,20 +57,41 @@ class Task:
 
 
 def in_language(code: str) -> Check:
-    """Responses whose language langdetect finds to be ``code`` (IFEval's own check)."""
-    return lambda responses: evaluate.ifeval(responses, "language:response_language", {"language": code})["loose"]
+    """Responses whose language langdetect finds to be ``code``: IFEval's check, but text without a language fails.
+
+    IFEval lets text in which no language can be found ("ÊÌÌÌÌÌÌ") follow *any* language; steering writes such text.
+    """
+    instruction, other = "language:response_language", "fr" if code == "en" else "en"
+
+    def check(responses: Sequence[str]) -> Any:
+        found = evaluate.ifeval(responses, instruction, {"language": code})
+        undetected = found["strict"] & evaluate.ifeval(responses, instruction, {"language": other})["strict"]
+        return found["loose"] & ~undetected
+
+    return check
 
 
 def at_most_words(n: int) -> Check:
-    """Responses of 1 to n words."""
-    return lambda responses: [1 <= len(text.split()) <= n for text in responses]
+    """Finished responses of 1 to n words: the last sentence is complete, not cut off by the token budget."""
+    ends = tuple(".!?\"')]*`")
+    return lambda responses: [1 <= len(text.split()) <= n and text.rstrip().endswith(ends) for text in responses]
+
+
+def by_ifeval(instruction: Instruction) -> Check:
+    """IFEval's own check of an instruction, loose; it judges whole responses, so give it the tokens to finish."""
+    return lambda r: evaluate.ifeval(r, str(instruction.ifeval_id), instruction.kwargs)["loose"]
+
+
+def exactly_sentences(n: int) -> Check:
+    """Responses of exactly n sentences."""
+    return lambda r: evaluate.meets_length(evaluate.lengths(r), "exactly", n)
 
 
 def named_task(name: str) -> Task:
-    """The task of an instruction's name: a format of `lensteer.data`, "very_short", "include:WORD" or "exclude:WORD".
+    """The task of an instruction's name: as `lensteer.data.find_instruction` has them, "exclude:WORD" for instance.
 
     Raises:
-        ValueError: no such instruction, or one without a check that works on short responses.
+        ValueError: no such instruction, or one that no check exists for ("medium").
     """
     instruction = data.find_instruction(name)
     word = instruction.name[8:]  # as the instruction has it: without blanks around it
@@ -78,11 +100,21 @@ def named_task(name: str) -> Task:
     if name.startswith("exclude:"):
         check: Check = lambda r: evaluate.excludes_words(r, word)  # noqa: E731
         return Task(instruction, check, "add", (-1.0, -2.0, -3.0), fit_on=data.include_word(word))
-    if name not in _CHECKS:
-        known = ", ".join(_CHECKS)
-        raise ValueError(f"no check is known for {name!r}; there are checks for {known}, include:WORD and exclude:WORD")
     operator: Literal["set_projection", "add"] = "add" if instruction.kind == "length" else "set_projection"
-    return Task(instruction, _CHECKS[name], operator)
+    return Task(instruction, _check_of(instruction), operator)
+
+
+def _check_of(instruction: Instruction) -> Check:
+    if instruction.name in _CHECKS:
+        return _CHECKS[instruction.name]
+    if instruction.kwargs.get("relation") == "exactly":
+        return exactly_sentences(instruction.kwargs["num_sentences"])
+    if instruction.ifeval_id is None:
+        raise ValueError(
+            f"{instruction.name!r} says nothing that a response could be checked for; there are checks for "
+            f"{', '.join(_CHECKS)}, sentences:N, include:WORD, exclude:WORD and every instruction with an IFEval id"
+        )
+    return by_ifeval(instruction)
 
 
 _CHECKS: dict[str, Check] = {
@@ -97,7 +129,7 @@ _CHECKS: dict[str, Check] = {
     "no_commas": lambda r: [bool(text.strip()) and "," not in text for text in r],
     "quotation": lambda r: [text.lstrip().startswith('"') for text in r],
     "title": lambda r: ["<<" in text for text in r],
-    "highlighted": lambda r: [text.count("*") >= 2 for text in r],
+    "highlighted": lambda r: [re.search(r"\*[^\s*][^\n*]*\*", text) is not None for text in r],
     "very_short": at_most_words(12),
     "short": at_most_words(12),
 }

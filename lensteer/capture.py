@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lensteer.attach import attached
 from lensteer.models import fingerprint, lens_model, twin_of
 from lensteer.moments import Moments
-from lensteer.points import Point, attached, resolve
+from lensteer.points import Point, resolve
 from lensteer.progress import progress_bar
 from lensteer.prompts import Batch, Prompt, Row, batches, tokenize
 

@@ -13,20 +13,18 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lensteer.models import Twin, lens_model, twin_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-HookFunction = Callable[..., Tensor]
 
 # Points that are a module's input or output, and so exist on the plain model as well.
 _PLAIN = re.compile(
@@ -254,62 +252,3 @@ def _edit_counts(model: TransformerBridge, point: Point) -> bool:
         clean = _probe(model)
         with model.hooks(fwd_hooks=[(point.name, shake)]):
             return not torch.equal(clean, _probe(model))
-
-
-@contextmanager
-def attached(model: TransformerBridge, functions: Sequence[tuple[Point, HookFunction]]) -> Iterator[None]:
-    """Run ``functions`` at their points on both faces of the model; nothing is left behind on exit.
-
-    The model is locked for other threads meanwhile. Points that the plain model lacks run on the lens only.
-    """
-    twin = twin_of(model)
-    handles: list[Any] = []
-
-    def unless_probing(function: HookFunction) -> HookFunction:
-        return lambda tensor, hook: tensor if twin.probing else function(tensor, hook)
-
-    with twin.lock:
-        try:
-            if twin.plain is not None:
-                for point, function in functions:
-                    if point.module is not None:
-                        handles.append(_attach_plain(twin.plain.get_submodule(point.module), point, function))
-            with model.hooks(fwd_hooks=[(point.name, unless_probing(function)) for point, function in functions]):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-@dataclass(frozen=True)
-class HookName:
-    """Stands in for TransformerLens's HookPoint on the plain face: it has the name, and the layer."""
-
-    name: str
-
-    def layer(self) -> int:
-        return int(self.name.split(".")[1])
-
-
-def _attach_plain(module: nn.Module, point: Point, function: HookFunction) -> Any:
-    hook = HookName(point.canonical)
-    split = len(point.shape) > 1
-
-    def apply(tensor: Tensor) -> Tensor:
-        if not split:
-            return function(tensor, hook)
-        return function(tensor.unflatten(-1, point.shape), hook).flatten(-len(point.shape))
-
-    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (apply(output[0]), *output[1:])
-        return apply(output)
-
-    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if args:
-            return (apply(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": apply(kwargs["hidden_states"])}
-
-    if point.side == "out":
-        return module.register_forward_hook(on_output)
-    return module.register_forward_pre_hook(on_input, with_kwargs=True)

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
+from lensteer.attach import attached
 from lensteer.hooks import Edit, Strength
 from lensteer.models import fingerprint, lens_model, plain_model, twin_of
-from lensteer.points import Point, attached, resolve
+from lensteer.points import Point, resolve
 from lensteer.positions import At, Clock, passes_within
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import lensteer.hooks
+from lensteer.attach import HookName
 from lensteer.hooks import Add, SetProjection
-from lensteer.points import HookName
 
 SHAPES = [(32,), (4, 8), (64,)]
 

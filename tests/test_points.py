@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from lensteer.attach import attached
 from lensteer.hooks import Add
 from lensteer.models import twin_of
-from lensteer.points import attached, hook_names, resolve
+from lensteer.points import hook_names, resolve
 from lensteer.steering import Steering
 
 WIDTHS = {"resid_pre": (32,), "resid_post": (32,), "attn_out": (32,), "z": (4, 8), "mlp_out": (32,), "post": (64,)}

@@ -195,6 +195,22 @@ def test_a_cache_whose_prompt_was_not_seen_is_an_error_only_where_positions_matt
     torch.testing.assert_close(found.log_softmax(-1), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_two_prompts_in_turn_are_not_mixed_up(llama) -> None:
+    """The lens remembers the prompt that it read last; a cache of the one before is not taken for its continuation."""
+    lens = llama.model.original_model
+    steering = Steering([("blocks.1.hook_resid_post", at(Add(random(32), 3.0), "generated"))])
+    with torch.no_grad():
+        first = lens(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+        second = lens(torch.tensor([[8, 9, 10, 11, 12]]), use_cache=True).past_key_values
+        with llama.model.hooks(fwd_hooks=steering):
+            with pytest.raises(RuntimeError, match="prompt was not seen"):
+                lens(torch.tensor([[13]]), past_key_values=first)
+            found = lens(torch.tensor([[13]]), past_key_values=second).logits[0, -1]
+    change = oracles.Change("resid_post", 1, oracles.add(random(32), 3.0), "generated")
+    expected = oracles.next_log_probs(llama.hf, [8, 9, 10, 11, 12, 13], [change], 5)
+    torch.testing.assert_close(found.log_softmax(-1), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_an_attention_mask_that_cannot_be_read_is_an_error_only_where_positions_matter(llama) -> None:
     ids, mask = torch.tensor([[5, 6, 7]]), torch.zeros(1, 1, 3, 3)
     mask[..., :, :] = torch.triu(torch.full((3, 3), -1e9), 1)

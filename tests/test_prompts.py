@@ -57,6 +57,16 @@ def test_a_bos_that_the_text_brings_along_is_not_doubled(llama, prompt_format: s
     assert one(llama, rendered, prompt_format="plain").ids == one(llama, "Hello").ids
 
 
+def test_a_template_that_writes_no_bos_gets_none(fresh_hf, new_tokenizer) -> None:
+    """As Transformers' own rendering does, also where the tokenizer puts one before plain text."""
+    import lensteer
+
+    tokenizer = new_tokenizer(bos=True, chat="{{ messages[0]['content'] }}!")
+    model = lensteer.load_model(fresh_hf("llama"), tokenizer=tokenizer)
+    assert tokenize(model, ["Hi"])[0].ids == tokenizer("Hi!", add_special_tokens=False)["input_ids"]
+    assert tokenize(model, ["Hi"], prompt_format="plain")[0].ids[0] == 1
+
+
 def test_the_real_template_is_used_with_its_own_system_prompt(smollm2) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     expected = smollm2.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)

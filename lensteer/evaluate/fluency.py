@@ -75,7 +75,7 @@ def perplexity(
 
 
 def response_perplexity(
-    model: Any, responses: Sequence[str] | pd.Series, *, tokenizer: Any, max_tokens: int = 1024
+    model: Any, responses: Sequence[str] | pd.Series, *, tokenizer: Any = None, max_tokens: int = 1024
 ) -> pd.DataFrame:
     """The paper's perplexity: of the response alone.
 
@@ -84,9 +84,9 @@ def response_perplexity(
     gets NaN, and an empty one gets 1.0, so that `degenerate` flags it.
 
     Args:
-        model: a plain Hugging Face causal language model (the paper: `openai-community/gpt2`).
+        model: a plain Hugging Face causal language model (the paper: `openai-community/gpt2`), or a bridge.
         responses: texts, one per row of the result.
-        tokenizer: the tokenizer of `model`.
+        tokenizer: the tokenizer of a plain `model`; a bridge from `load_model` has its own.
         max_tokens: window in tokens; never longer than the model's own.
 
     Returns:
@@ -97,6 +97,10 @@ def response_perplexity(
         ValueError: if `max_tokens` is below 2.
     """
     texts, index = texts_and_index(responses)
+    if tokenizer is None:
+        from lensteer.models import plain_model, tokenizer_of
+
+        model, tokenizer = plain_model(model), tokenizer_of(model)
     if max_tokens < 2:
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
     window = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)

@@ -16,7 +16,6 @@ in mean norms of the residual stream at that layer, ``unit="difference"`` in ‖
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,10 +26,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensteer.capture import capture
+from lensteer.data import data_hash
 from lensteer.methods.instruction_vectors import InstructionVectors, Unit
-from lensteer.models import fingerprint
+from lensteer.models import fingerprint, tokenizer_of
 from lensteer.points import hook_names
-from lensteer.prompts import Pair, Prompt
+from lensteer.prompts import Pair, Prompt, resolve_format
 from lensteer.separation import auroc, effect_size, split_half_cosines
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def fit_all(
 ) -> dict[str, InstructionVectors]:
     """Fit several instructions in one pass; a request that many pairs share is read once.
 
+    The last-token vectors of all prompts are kept until the end (layers x prompts x width, float32), because the
+    spread along a direction is known only once the direction is.
+
     Args:
         pairs: name -> pairs, as in `fit`.
 
@@ -88,6 +91,8 @@ def fit_all(
     """
     if not pairs:
         raise ValueError("no instructions were given; name at least one: {name: pairs}")
+    if tokens == "all":
+        raise ValueError("a fit reads one value per prompt; tokens must be 'last', 'mean', an index or a function")
     checked = {name: check_pairs(own) for name, own in pairs.items()}
     where: dict[str, int] = {}
     prompts: list[Prompt] = []
@@ -97,11 +102,14 @@ def fit_all(
     options: dict[str, Any] = {"batch_size": batch_size, "prompt_format": prompt_format, "tokens": tokens}
     names = hook_names(model, "resid_post")
     x = capture(model, prompts, names, resume=resume, progress=progress, **options).stacked()
-    about = {**fingerprint(model), "prompt_format": prompt_format, "seed": str(seed)}
+    used = prompt_format
+    if prompt_format == "auto":  # what it stands for here: another tokenizer may have no template
+        used = "chat" if resolve_format(tokenizer_of(model), "auto") == "chat" else "plain"
+    about = {**fingerprint(model), "prompt_format": used, "seed": str(seed)}
     fitted = {}
     for name, own in checked.items():
         index = torch.tensor([[where[_key(side)] for side in pair] for pair in own])
-        facts = {"n_pairs": str(len(own)), "data_hash": hashlib.sha256(_key(own).encode()).hexdigest()[:16]}
+        facts = {"n_pairs": str(len(own)), "data_hash": data_hash(own)}
         metadata = {**about, **facts}
         fitted[name] = from_activations(x[:, index[:, 0]], x[:, index[:, 1]], name=name, seed=seed, metadata=metadata)
     return fitted

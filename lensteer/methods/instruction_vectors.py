@@ -174,7 +174,10 @@ class InstructionVectors:
         for i in layers:
             # Not -1: tables use it for "no steering", and as an index it would silently mean the last layer.
             if not 0 <= i < self.n_layers:
-                raise ValueError(f"layer {i} is out of range: {self.name!r} has layers 0 to {self.n_layers - 1}")
+                raise ValueError(
+                    f"layer {i} is out of range: {self.name!r}, fitted on {self.metadata.get('model', 'a model')}, "
+                    f"has layers 0 to {self.n_layers - 1}"
+                )
         return layers
 
     def _steering(self, edits: Mapping[int, Any], tokens: Tokens, **about: str) -> Steering:

@@ -217,8 +217,8 @@ def broken(responses: Any) -> Any:
 BAD: list[tuple[type[Exception], str, Callable[[], list[Task]], dict[str, Any]]] = [
     (ValueError, r"tasks, each of another name; got \[\]", lambda: [], {}),
     (ValueError, r"\['shout', 'shout'\]", lambda: [SHOUT, SHOUT], {}),
-    (ValueError, "layers .*the model has layers 0 to 3", lambda: [SHOUT], {"layers": (1, 4)}),
-    (ValueError, "layers .*the model has layers 0 to 3", lambda: [SHOUT], {"layers": (-1, 2)}),
+    (ValueError, "layers .*LlamaForCausalLM has layers 0 to 3", lambda: [SHOUT], {"layers": (1, 4)}),
+    (ValueError, "layers .*LlamaForCausalLM has layers 0 to 3", lambda: [SHOUT], {"layers": (-1, 2)}),
     (ValueError, "layers", lambda: [SHOUT], {"layers": ()}),
     (ValueError, "n=9999", lambda: [SHOUT], {"validation": 9999}),
     (ValueError, "n=9999", lambda: [SHOUT], {"test": 9999}),

@@ -13,8 +13,9 @@ import torch
 
 import lensteer as ls
 from analysis import jobs
-from analysis.sweep import Candidate, baseline, grid, in_text, sweep
+from analysis.sweep import Candidate, _table, baseline, grid, in_text, sweep
 from lensteer.methods.instruction import InstructionVectors
+from lensteer.steering import Steering
 
 PROMPTS = ["Name a river.", "Why?", "What do bees eat in the spring?", "How far is it?"]
 SIZE: dict[str, Any] = {"max_new_tokens": 5, "progress": False}
@@ -150,6 +151,14 @@ def test_repetition_is_flagged_and_perplexity_can_be_left_out(llama: Any) -> Non
     expected = ls.evaluate.repetitions(found["response"])
     assert found["degenerate"].tolist() == expected["loop"].tolist()
     pd.testing.assert_series_equal(found["repeated"], expected["repeated"])
+
+
+def test_a_blank_response_is_degenerate_as_an_empty_one_is() -> None:
+    responses = ["", "\n\n \n", "A river."]
+    own = [jobs.Job(str(i), None, Steering(), -1) for i in range(3)]  # type: ignore[arg-type]
+    outcomes = {str(i): {"response": text, "n_tokens": 3 * bool(text)} for i, text in enumerate(responses)}
+    table = _table([baseline("shout")], ["a", "b", "c"], own, outcomes, {})
+    assert table["degenerate"].tolist() == [True, True, False]
 
 
 def test_candidates_that_are_the_same_are_run_once_and_reported_each(llama: Any, vectors: Make, tmp_path: Any) -> None:

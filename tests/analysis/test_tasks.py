@@ -18,13 +18,16 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
     "json": (['{"river": "Rhine"}'], ["The Rhine.", ""]),
     "capitals": (["THE RHINE, OF COURSE."], ["The Rhine, of course.", ""]),
     "lowercase": (["the rhine, of course."], ["The Rhine, of course.", "THE RHINE", ""]),
-    "french": (["Le ciel est bleu parce que la lumière du soleil est diffusée."], ["The sky is blue on most days."]),
+    "french": (
+        ["Le ciel est bleu parce que la lumière du soleil est diffusée."],
+        ["The sky is blue on most days.", "ÊÌÌÌÌÌÌÌÌÌÌÌ", "1, 2, 3.", ""],
+    ),
     "spanish": (["El cielo es azul porque la luz del sol se dispersa."], ["The sky is blue on most days."]),
     "german": (["Der Himmel ist blau, weil das Licht der Sonne gestreut wird."], ["The sky is blue on most days."]),
     "no_commas": (["No comma here."], ["Well, yes.", "", "  "]),
     "quotation": (['"It is the Rhine."', ' "Yes"'], ["It is the Rhine.", ""]),
     "title": (["<<Rivers>>\nThe Rhine."], ["# Rivers", ""]),
-    "highlighted": (["It is *the Rhine*."], ["It is the Rhine.", ""]),
+    "highlighted": (["It is *the Rhine*.", "**Rhine** it is."], ["It is the Rhine.", "* one\n* two", ""]),
     "very_short": (["The Rhine."], ["word " * 40, ""]),
     "short": (["The Rhine."], ["word " * 40, ""]),
     "include:ocean": (["The Ocean is deep."], ["The sea is deep.", ""]),
@@ -79,14 +82,22 @@ def test_the_steering_is_that_of_the_operator(vectors: Callable[..., Any]) -> No
     assert length.steering(fitted, 2, 1.5).content_hash() == added.content_hash()
 
 
-@pytest.mark.parametrize("name", ["capital", "include:", "sections", "sentences:3", ""])
+@pytest.mark.parametrize("name", ["capital", "include:", "medium", ""])
 def test_an_unknown_name_or_one_without_a_check_lists_what_there_is(name: str) -> None:
     with pytest.raises(ValueError, match=r"include:WORD|must not be empty"):
         named_task(name)
 
 
-def test_at_most_words_wants_at_least_one() -> None:
-    assert list(at_most_words(2)(["", "one", "one two", "one two three"])) == [False, True, True, False]
+def test_at_most_words_wants_at_least_one_and_a_finished_sentence() -> None:
+    responses = ["", ".", "One.", "One two!", "one two", "One two three."]
+    assert list(at_most_words(2)(responses)) == [False, True, True, True, False, False]
+
+
+def test_an_instruction_without_a_check_of_its_own_is_judged_by_ifeval_or_by_counting_sentences() -> None:
+    sections = named_task("sections")
+    text = "Section 1\nA house.\nSection 2\nA garden."
+    assert list(sections.check([text, "A house and a garden."])) == [True, False]
+    assert list(named_task("sentences:2").check(["It rains. It pours.", "It rains."])) == [True, False]
 
 
 def test_languages_are_told_apart() -> None:
