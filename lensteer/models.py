@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from lensteer.checkpoints import EMBEDDED, ModelUnavailable, folder_for
+from lensteer.checkpoints import EMBEDDED, ModelUnavailable, folder_for, quiet_transformers
 from lensteer.positions import Clock
 
 if TYPE_CHECKING:
@@ -201,8 +201,9 @@ def _from_pretrained(
         options["device_map"] = device
     where: dict[str, Any] = {"revision": revision} if folder is None else {"local_files_only": True}
     try:
-        hf = AutoModelForCausalLM.from_pretrained(folder or name, **options, **where)
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder or name, **where)
+        with quiet_transformers():
+            hf = AutoModelForCausalLM.from_pretrained(folder or name, **options, **where)
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder or name, **where)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise ModelUnavailable(

@@ -44,7 +44,10 @@ class Steering(Sequence[tuple[str, Edit]]):
         self._pairs = tuple((str(name), edit) for name, edit in pairs)
         for name, edit in self._pairs:
             if not isinstance(edit, Edit):
-                raise TypeError(f"the function at {name!r} is a {type(edit).__name__}, not an edit of lensteer.hooks")
+                raise TypeError(
+                    f"the function at {name!r} is a {type(edit).__name__}; a Steering holds edits (Add, SetProjection, "
+                    "at(…)), which can be saved and scaled. Run plain functions with model.hooks(fwd_hooks=[…])"
+                )
         self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
 
     @overload
@@ -114,6 +117,13 @@ class Steering(Sequence[tuple[str, Edit]]):
             raise ValueError(
                 f"this steering was made on {self.metadata.get('model', 'a model')} ({made_for}) and does not fit "
                 f"{twin_of(model).name} ({here}); fit it again on this model"
+            )
+        here_size = (str(model.cfg.n_layers), str(model.cfg.d_model))
+        made_size = (self.metadata.get("n_layers", here_size[0]), self.metadata.get("d_model", here_size[1]))
+        if made_size != here_size and " + " not in "".join(made_size):
+            raise ValueError(
+                f"this steering was made on {self.metadata.get('model', 'a model')} ({made_size[0]} layers of width "
+                f"{made_size[1]}) and does not fit {twin_of(model).name} ({here_size[0]} of {here_size[1]})"
             )
         points = [resolve(model, name, edit=True)[0] for name, _ in self]
         for point, (name, edit) in zip(points, self, strict=True):

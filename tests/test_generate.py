@@ -286,13 +286,13 @@ def test_several_steerings_in_one_batch_equal_each_alone(tiny) -> None:
 
 
 def test_the_real_model_is_steered_right(smollm2) -> None:
-    prompts = ["The capital of France is", "Rain", "One, two, three, four,"]
+    prompts = ["The capital of France is", "Rain"]
     steering, change = edit_and_change(smollm2, "resid_post", "all", Add, layer=20, size=0.3)
-    wanted = expected(smollm2, prompts, [change], new=4)
-    assert_same(tokens(smollm2, prompts, steering, new=4), wanted)
+    wanted = expected(smollm2, prompts, [change], new=3)
+    assert_same(tokens(smollm2, prompts, steering, new=3), wanted)
     steering, change = edit_and_change(smollm2, "resid_post", "generated", SetProjection, layer=20, size=3)
-    wanted = expected(smollm2, prompts, [change], new=4)
-    assert_same(tokens(smollm2, [*prompts, *prompts], steering, new=4), [*wanted, *wanted])
+    wanted = expected(smollm2, prompts, [change], new=3)
+    assert_same(tokens(smollm2, [*prompts, *prompts], steering, new=3), [*wanted, *wanted])
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from lensteer import Add, SetProjection, Steering, at, generate, log_probs, per_
 from lensteer.points import resolve
 
 PROMPTS = ["The sky", "A", "Rain falls on the roof, and on us"]
-RESPONSES = ["is it", " b", ", x"]
+RESPONSES = ["is", " b", "x"]
 SCOPES: list[Any] = ["all", "prompt", "generated", "last", 1, -2, slice(-3, None), slice(1, -1), [0, -1, 4]]
 
 

@@ -5,6 +5,7 @@ Fitted by `lensteer.methods.instruction.fit`; see there for the formulas and the
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -185,9 +186,12 @@ class InstructionVectors:
         return Steering(pairs, {"method": "instruction", "name": self.name, **self.metadata, **about})
 
     def __repr__(self) -> str:
-        best = int(self.auroc.argmax())
+        low, high = float(self.auroc.min()), float(self.auroc.max())
         return (
             f"InstructionVectors {self.name!r}: {self.n_layers} layers of width {self.direction.shape[1]}, from "
             f"{self.metadata.get('n_pairs', '?')} pairs on {self.metadata.get('model', '?')}; "
-            f"classes part best after layer {best} (AUROC {self.auroc[best]:.2f})"
+            f"AUROC {low:.2f} to {high:.2f} over the layers (in-sample; where to steer is for a sweep to say)"
         )
+
+    def _repr_html_(self) -> str:
+        return f"<b>{html.escape(repr(self))}</b>{self.separation.round(3).to_html(index=False)}"
