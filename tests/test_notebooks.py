@@ -14,7 +14,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Where files of a machine are on Linux, macOS and Windows; a URL's path is none.
-MACHINE_PATH = re.compile(r"(?<![\w./:-])/(?:home|root|Users|tmp|work|mnt|opt|usr|var)/\w|\b[A-Z]:\\\w|site-packages")
+MACHINE_PATH = re.compile(r"(?<![\w./:-])/(?:home|root|Users|tmp|work|mnt|opt|usr|var)/\w|\b[A-Z]:\\+\w|site-packages")
 MEGABYTE = 1_000_000
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,7 +2,7 @@
 
 Base queries without any constraint in three disjoint splits, instructions in several phrasings (format,
 length, words), and the pairs they give: ``positive = query + " " + instruction text, negative = query``.
-Importing this package reads two small text files and loads no deep-learning library.
+Reading it opens two small text files; no model or tokeniser library is loaded.
 
     >>> from lensteer import data
     >>> pairs = data.instruction_pairs(data.FORMATS["bullet_list"], n=48)

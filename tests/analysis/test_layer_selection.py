@@ -177,9 +177,9 @@ def test_choose_takes_the_best_success_within_the_budget(rows, table):
         rows(9, [1, 1, 1, 1], perplexity=21.0),  # more than twice the unsteered perplexity
         rows(10, [1, 1, 1, 0], perplexity=11.0, degenerate=FLAG_FIRST),  # a quarter degenerate
     )
-    assert choose(results)["bullets"].layer == 8
+    assert choose(results, budget=Budget(perplexity_ratio=2.0))["bullets"].layer == 8
     assert choose(results, budget=Budget(perplexity_ratio=2.5))["bullets"].layer == 9
-    assert choose(results, budget=Budget(degenerate_rise=0.25))["bullets"].layer == 10
+    assert choose(results, budget=Budget(2.0, degenerate_rise=0.25))["bullets"].layer == 10
     assert choose(results, budget=Budget(perplexity_ratio=1.0))["bullets"].layer == -1
 
 
