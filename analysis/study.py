@@ -38,7 +38,7 @@ class Size:
     """How much a study does."""
 
     pairs: int = 32
-    validation: int = 8
+    validation: int = 6
     test: int = 12
     layers: tuple[int, ...] = (18, 21, 24, 26)
     max_new_tokens: int = 28

@@ -7,7 +7,7 @@ same number of steps. Three contenders: the bare model (tokenizer, ``generate``,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,10 +21,11 @@ from lensteer.models import plain_model, tokenizer_of
 BARE, HOOKED, OURS = "bare generate", "bare generate, steering.on", "lensteer.generate, steered"
 
 
-def run(settings: Settings) -> list[Result]:
+def run(settings: Settings) -> Iterator[Result]:
     """One result per batch size."""
     model = load_model()
-    return [_run(model, size, settings) for size in ((1, 8) if settings.quick else (1, 8, 32))]
+    for size in (1, 8) if settings.quick else (1, 8, 32):
+        yield _run(model, size, settings)
 
 
 def prompts(count: int) -> list[str]:
@@ -63,7 +64,7 @@ def _run(model: Any, size: int, settings: Settings) -> Result:
     tokens = {name: function() for name, function in functions.items()}
     if any(len(row) != new for row in tokens[OURS]) or any(found != tokens[BARE] for found in tokens.values()):
         raise AssertionError(f"batch {size}: steering at strength 0 does not give the bare model's tokens")
-    repeats = settings.repeats or (3 if settings.quick else 9 if size == 1 else 7)
+    repeats = settings.repeats or (3 if settings.quick else {1: 15, 8: 9, 32: 7}[size])
     contenders = {
         name: lambda function=function: seconds(function, settings.clock)  # type: ignore[misc]
         for name, function in functions.items()

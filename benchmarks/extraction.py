@@ -8,9 +8,10 @@ in an environment of their own, in one process that is kept between rounds (see 
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _WORDS = (
 ).split()
 
 
-def run(settings: Settings) -> Result:
+def run(settings: Settings) -> Iterator[Result]:
     """Time lensteer, the floor and the peers on the same texts; vectors are compared before anything is timed."""
     model = load_model()
     tokenizer, hf = tokenizer_of(model), plain_model(model)
@@ -76,7 +77,7 @@ def run(settings: Settings) -> Result:
         f"Extraction: {len(pairs)} pairs ({len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens), "
         f"{len(reference)} layers, last token"
     )
-    return Result(title, times, comparisons, checks, notes)
+    yield Result(title, times, comparisons, checks, notes)
 
 
 def make_pairs(count: int) -> list[tuple[str, str]]:
@@ -109,9 +110,13 @@ class Peers:
     """The process in the peers' environment: one JSON line in, one JSON line out."""
 
     def __init__(self, python: Path, settings: Settings, pairs: Sequence[tuple[str, str]]) -> None:
-        script = Path(__file__).with_name("peers.py")
         self._process = subprocess.Popen(
-            [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [python, Path(__file__).with_name("peers.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env={**os.environ, "TQDM_DISABLE": "1"},
         )
         hello = self._ask(
             folder=str(folder_for(EMBEDDED)), threads=settings.threads, clock=settings.clock, pairs=list(pairs)

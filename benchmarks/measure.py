@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lensteer.progress import progress_bar
+
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -76,10 +78,12 @@ def interleaved(contenders: Mapping[str, Callable[[], float]], repeats: int) -> 
     """
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(repeats):
-        order = [names[(turn + i) % len(names)] for i in range(len(names))]
-        for name in order if turn % 2 == 0 else reversed(order):
-            times[name].append(contenders[name]())
+    with progress_bar(repeats * len(names), "benchmark", unit="run") as bar:
+        for turn in range(repeats):
+            order = [names[(turn + i) % len(names)] for i in range(len(names))]
+            for name in order if turn % 2 == 0 else reversed(order):
+                times[name].append(contenders[name]())
+                bar.update()
     return times
 
 

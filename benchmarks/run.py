@@ -15,11 +15,11 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # Before torch loads, and inherited by the peers' process: idle threads sleep instead of spinning, nothing is fetched.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
+    import transformers
     from measure import Settings, machine
 
     torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()
     peers = options.peers
     if peers is None and (PEERS / ".installed").is_file():
         peers = PEERS / "bin" / "python"
@@ -69,13 +71,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(name: str, settings: Settings) -> list[Any]:
-    found = import_module(name if name != "sweep" else "sweeping").run(settings)
-    results = found if isinstance(found, list) else [found]
-    for result in results:
+def _run(name: str, settings: Settings) -> list[Result]:
+    results = []
+    for result in import_module(name if name != "sweep" else "sweeping").run(settings):
         for comparison in result.comparisons if settings.quick else ():
             comparison.bar = None  # the bars are for the full sizes
         _print(result)
+        results.append(result)
     return results
 
 

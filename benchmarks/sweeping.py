@@ -10,7 +10,7 @@ run once. Every response of every sample is compared with the sweep's.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
 
@@ -25,7 +25,7 @@ SWEEP, CANDIDATES, PAPERS = "analysis.sweep", "candidate by candidate, batch 8",
 Outcome = tuple[str, int]
 
 
-def run(settings: Settings) -> Result:
+def run(settings: Settings) -> Iterator[Result]:
     """Time the sweep and samples of the other two, and compare every response of the samples with the sweep's."""
     model = load_model()
     new, n_prompts, repeats = (12, 4, 2) if settings.quick else (24, 8, 3)
@@ -67,7 +67,7 @@ def run(settings: Settings) -> Result:
     times = interleaved(contenders, repeats)
     layers, strengths = len({c.layer for c in candidates}), len({c.strength for c in candidates})
     mean = sum(n for _, n in found[SWEEP].values()) / len(found[SWEEP])
-    return Result(
+    yield Result(
         f"Sweep: {layers} layers x {strengths} strengths x {n_prompts} prompts x {new} tokens",
         times,
         [compare(times, CANDIDATES, SWEEP, ">= 2.0"), compare(times, PAPERS, SWEEP, ">= 15.0")],
