@@ -438,7 +438,7 @@ def test_bad_options_are_refused_before_any_pass(llama, forwards, options: Any, 
         (
             [("blocks.1.hook_resid_post", lambda x, hook: x)],
             TypeError,
-            r"'blocks.1.hook_resid_post' is a function, not an edit",
+            r"'blocks.1.hook_resid_post' is a function; a Steering holds edits",
         ),
     ],
 )

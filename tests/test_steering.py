@@ -90,7 +90,7 @@ def test_strengths_per_row_know_their_number_and_can_be_picked() -> None:
 
 
 def test_what_is_not_an_edit_is_refused_with_its_hook() -> None:
-    with pytest.raises(TypeError, match=r"'blocks.1.hook_resid_post' is a function, not an edit of lensteer.hooks"):
+    with pytest.raises(TypeError, match=r"'blocks.1.hook_resid_post' is a function; a Steering holds edits"):
         Steering([(POST.format(1), lambda x, hook: x)])  # type: ignore[list-item]
 
 

@@ -518,7 +518,7 @@ def test_another_shape_is_refused_by_name_and_numbers(fresh: Any, fitted: Instru
         fitted.for_model(deeper.model)
     with pytest.raises(ValueError, match=r"has 4 layers of width 32; .* has 4 of 48"):
         fitted.for_model(wider.model)
-    with pytest.raises(ValueError, match="another width"):
+    with pytest.raises(ValueError, match=r"4 layers of width 32\) and does not fit .* \(4 of 48\)"):
         ls.generate(wider.model, ["a"], fitted.set_projection(1), max_new_tokens=2, progress=False)
 
 
