@@ -41,7 +41,7 @@ class Size:
     validation: int = 6
     test: int = 12
     layers: tuple[int, ...] = (18, 21, 24, 26)
-    max_new_tokens: int = 28
+    max_new_tokens: int = 24
     random_seeds: int = 1
 
 

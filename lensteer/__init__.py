@@ -9,14 +9,17 @@ ls.generate(model, ["How do plants grow?"], vectors.set_projection(layer=24))
 from __future__ import annotations
 
 import lensteer.methods.instruction as instruction
+import lensteer.methods.sadi as sadi
 from lensteer import data, evaluate
+from lensteer.answers import AnswerPair, Question, answer_pairs
 from lensteer.capture import Activations, capture
 from lensteer.checkpoints import ModelUnavailable
+from lensteer.contrast import Contrast, contrast
 from lensteer.generate import generate, stream
-from lensteer.hooks import Add, Edit, SetProjection
+from lensteer.hooks import Add, Edit, ScaleElements, SetElements, SetProjection
 from lensteer.models import load_model, plain_model
 from lensteer.points import hook_names
-from lensteer.positions import at
+from lensteer.positions import STEPS, at
 from lensteer.prompts import Pair
 from lensteer.scoring import log_probs
 from lensteer.steering import Steering, per_row
@@ -25,13 +28,21 @@ __version__ = "0.1.0"
 __all__ = [
     "Activations",
     "Add",
+    "AnswerPair",
+    "Contrast",
     "Edit",
     "ModelUnavailable",
     "Pair",
+    "Question",
+    "STEPS",
+    "ScaleElements",
+    "SetElements",
     "SetProjection",
     "Steering",
+    "answer_pairs",
     "at",
     "capture",
+    "contrast",
     "data",
     "evaluate",
     "generate",
@@ -41,5 +52,6 @@ __all__ = [
     "log_probs",
     "per_row",
     "plain_model",
+    "sadi",
     "stream",
 ]

@@ -40,7 +40,7 @@ def attached(model: TransformerBridge, functions: Sequence[tuple[Point, HookFunc
                 for point, function in functions:
                     if point.module is not None:
                         handles.append(_attach_plain(twin.plain.get_submodule(point.module), point, function))
-            with model.hooks(fwd_hooks=[(point.name, unless_probing(function)) for point, function in functions]):
+            with model.hooks(fwd_hooks=[(point.canonical, unless_probing(function)) for point, function in functions]):
                 yield
         finally:
             for handle in handles:

@@ -188,7 +188,7 @@ def _read(
 
     def keep(point: Point) -> Callable[[Tensor, Any], Tensor]:
         def function(x: Tensor, hook: Any) -> Tensor:
-            value = reading.of(x.detach())
+            value = reading.of(x.detach() if point.through is None else point.through(x.detach()))
             if reduce is not None:
                 value = Moments.of(value[reading.mask.bool().to(x.device)] if tokens == "all" else value).pack()
             kept[point.name] = value

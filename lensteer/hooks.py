@@ -8,20 +8,22 @@ It holds no reference to a model and imports nothing else of lensteer, so it wor
 |---|---|
 | ``Add(v, s)`` | ``x + s·v`` |
 | ``SetProjection(u, z, s)`` | ``x + s·(z − ⟨x, u⟩)·u``: at strength 1 the projection on u becomes z |
+| ``ScaleElements(M, δ)`` | ``x·(1 + δ·M)``: the elements of the mask times 1 + δ |
+| ``SetElements(a, M, s)`` | ``x + s·(a − x)`` on the mask: at strength 1 exactly a |
 | ``at(edit, tokens)`` | the edit at some token positions only, x elsewhere (see `lensteer.positions`) |
 
 Tensors match the *trailing* axes of the activation: ``[d_model]`` on residual points, ``[head, d_head]`` on z,
-``[d_mlp]`` on neurons. ``strength`` is one number, or a tensor with one value per batch row.
+``[d_mlp]`` on neurons. ``strength`` is one number, or a tensor with one value per batch row; 0 changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Strength = float | Float[Tensor, " batch"]
@@ -52,6 +54,15 @@ class Edit:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__, **changes)
         return copy
+
+    @property
+    def n_rows(self) -> int | None:
+        """Batch rows that its per-row values are for; None where it does the same to every row."""
+        return len(self.strength) if isinstance(self.strength, Tensor) else None
+
+    def rows(self: E, index: Sequence[int]) -> E:
+        """The edit for some rows of a batch: per-row values are indexed, the rest stays."""
+        return self.at_strength(self.strength[list(index)]) if isinstance(self.strength, Tensor) else self
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The fields that are tensors, as (name, tensor)."""
@@ -150,6 +161,105 @@ class SetProjection(Edit):
         return activation + (change * along).to(activation.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class ScaleElements(Edit):
+    """x·(1 + δ·M): scale some elements in place.
+
+    Every element's change has the sign and size of its own activation (SADI's live form, Wang et al. 2025); an element
+    that is 0 stays 0. δ = −1 switches the elements off.
+
+    Args:
+        mask: M, True at the elements to scale; matches the trailing axes of the activation.
+        strength: δ; 0 changes nothing. One number or one value per batch row.
+    """
+
+    mask: Bool[Tensor, "..."]
+    strength: Strength = 1.0
+
+    def __post_init__(self) -> None:
+        _require_mask(self.mask)
+        object.__setattr__(self, "strength", _checked_strength(self.strength))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.mask.shape)
+
+    def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
+        _require_fit(self, activation, hook)
+        mask = self.mask.to(activation.device)
+        # In the activation's own precision 1 + δ is rounded once; where, so that the others keep their bits.
+        if isinstance(self.strength, Tensor):
+            factor = 1 + _per_row(self.strength, activation, hook)
+            return torch.where(mask, (activation * factor).to(activation.dtype), activation)
+        return torch.where(mask, activation * (1 + self.strength), activation)
+
+
+@dataclass(frozen=True, eq=False)
+class SetElements(Edit):
+    """x + s·(a − x) on a mask: overwrite elements with given values; at strength 1 they are exactly a.
+
+    Patching, and SADI's frozen form (Wang et al. 2025, Algorithm 1), in which every prompt has values of its own.
+
+    Args:
+        values: a, matching the trailing axes of the activation; with ``per_row`` one such tensor for every batch row,
+            the same at every position.
+        mask: True at the elements to overwrite; None is all of them.
+        strength: s, the share of the way to a; one number or one value per batch row.
+        per_row: whether the first axis of ``values`` is the batch.
+    """
+
+    values: Float[Tensor, "..."]
+    mask: Bool[Tensor, "..."] | None = None
+    strength: Strength = 1.0
+    per_row: bool = False
+
+    def __post_init__(self) -> None:
+        _require_finite(values=self.values)
+        object.__setattr__(self, "strength", _checked_strength(self.strength))
+        if self.mask is not None:
+            _require_mask(self.mask)
+            if tuple(self.mask.shape) != self.shape:
+                raise ValueError(
+                    f"mask has shape {tuple(self.mask.shape)}, the values of a row {self.shape}; they must agree"
+                )
+        if self.per_row and isinstance(self.strength, Tensor) and len(self.strength) != len(self.values):
+            raise ValueError(f"strength has {len(self.strength)} rows, values has {len(self.values)}; they must agree")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[1:] if self.per_row else self.values.shape)
+
+    @property
+    def n_rows(self) -> int | None:
+        return len(self.values) if self.per_row else super().n_rows
+
+    def rows(self, index: Sequence[int]) -> SetElements:
+        picked = super().rows(index)
+        return picked._copy(values=self.values[list(index)]) if self.per_row else picked
+
+    def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
+        _require_fit(self, activation, hook)
+        values = self.values.to(activation.device, activation.dtype)
+        if self.per_row:
+            _require_rows("values", len(values), activation, hook)
+            between = [1] * (activation.ndim - values.ndim)
+            values = values.reshape(len(values), *between, *self.shape)
+        if isinstance(self.strength, Tensor):
+            share = _per_row(self.strength, activation, hook)
+            # At 0 and 1 exactly x and exactly a: a + b − a is not b in floating point.
+            moved = torch.where(share == 1, values, (activation + share * (values - activation)).to(activation.dtype))
+        elif self.strength == 1:
+            moved = values.expand_as(activation)
+        else:
+            moved = activation + self.strength * (values - activation)
+        return moved.clone() if self.mask is None else torch.where(self.mask.to(activation.device), moved, activation)
+
+
+def _require_mask(mask: Any) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"mask must be a tensor of booleans, got {getattr(mask, 'dtype', type(mask))}")
+
+
 def _unit(vector: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The vector at norm 1, in float32 or wider."""
     wide = vector.to(torch.promote_types(vector.dtype, torch.float32))
@@ -197,12 +307,16 @@ def _require_fit(edit: Edit, activation: Tensor, hook: Any) -> None:
 
 
 def _per_row(strength: Float[Tensor, " batch"], activation: Tensor, hook: Any) -> Float[Tensor, "batch ..."]:
-    if len(strength) != len(activation):
+    _require_rows("strength", len(strength), activation, hook)
+    return strength.to(activation.device).view(-1, *[1] * (activation.ndim - 1))
+
+
+def _require_rows(what: str, count: int, activation: Tensor, hook: Any) -> None:
+    if count != len(activation):
         raise ValueError(
-            f"strength has {len(strength)} values but the batch at {_name(hook)} has {len(activation)} rows; "
+            f"{what} has {count} values but the batch at {_name(hook)} has {len(activation)} rows; "
             "give one number, or one value per row"
         )
-    return strength.to(activation.device).view(-1, *[1] * (activation.ndim - 1))
 
 
 def _name(hook: Any) -> str:

@@ -4,6 +4,10 @@ Names are TransformerLens's own (``blocks.3.hook_resid_post``) and shorthand is 
 ``z``, ``mlp_out``, ``post``, …). What TransformerLens lacks is added here: a site is expanded over layers, and before
 any work it is checked that a name exists, that it fires on this model, and that an edit there reaches the output.
 
+One site is lensteer's own, to read: ``neuron``, the activation of each MLP neuron before anything gates it. On a plain
+MLP that is ``mlp.hook_post``; a gated MLP has no hook point there, and ``mlp.hook_pre`` is read through its activation
+function.
+
 The checks are measured, not listed: one short forward pass through the lens records which points fire and their shapes
 (kept for the life of the model), and one more per kind of point shows that an edit moves the logits.
 """
@@ -13,7 +17,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,9 +36,10 @@ _PLAIN = re.compile(
     r"|mlp\.(in|gate|out)\.hook_(in|out)|ln(1|2|1_post|2_post)\.hook_(in|out))$|^(ln_final|unembed)\.hook_in$"
 )
 _PROBE_TOKENS = 13  # not a number of attention heads, so that an axis of this length is the tokens
-_SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_out", "post", "pre", "q", "k", "v")
+_SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_out", "post", "pre", "neuron", "q", "k", "v")
 _LYING = {
     "hook_resid_mid": "an edit there reaches the MLP but not the residual stream it is named after; use 'attn_out'",
+    "hook_neuron": "it is lensteer's own name, to read neurons by; scale them at 'post'",
 }
 
 
@@ -48,6 +53,7 @@ class Point:
         shape: trailing axes of its activations, after [batch, pos]: ``(d_model,)``, ``(head, d_head)``, …
         module: path of the plain module whose input or output it is; None where only the lens has it.
         side: ``"in"`` or ``"out"`` of that module.
+        through: what the hook's tensor is passed through to give the activation; None where it is the activation.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Point:
     shape: tuple[int, ...]
     module: str | None
     side: str
+    through: Callable[[Tensor], Tensor] | None = None
 
 
 def hook_names(model: TransformerBridge, site: str, layers: int | Iterable[int] | None = None) -> list[str]:
@@ -126,8 +133,18 @@ def _names(model: TransformerBridge) -> dict[str, str]:
     """Every hook name and alias with its canonical name (looked up often, and slow to put together)."""
     twin = twin_of(model)
     if twin.names is None:
-        twin.names = {name: str(hook.name) for name, hook in model.hook_dict.items()}
+        names = {name: str(hook.name) for name, hook in model.hook_dict.items()}
+        for layer in range(int(model.cfg.n_layers)):
+            inside = "hook_pre" if is_gated(names, layer) else "hook_post"
+            if f"blocks.{layer}.mlp.{inside}" in names:
+                names[f"blocks.{layer}.hook_neuron"] = names[f"blocks.{layer}.mlp.{inside}"]
+        twin.names = names
     return twin.names
+
+
+def is_gated(names: Iterable[str], layer: int) -> bool:
+    """Whether the MLP of a layer multiplies its neurons' activations by a second branch."""
+    return f"blocks.{layer}.mlp.hook_pre_linear" in names
 
 
 def _first(known: dict[str, str], site: str) -> bool:
@@ -155,7 +172,18 @@ def _point(model: TransformerBridge, name: str) -> Point:
     shape = shapes[canonical][2:]
     _require_honest_width(model, name, shape)
     module, side = _plain_module(model, canonical)
-    return Point(name, canonical, shape, module, side)
+    gated = name.endswith("hook_neuron") and not canonical.endswith("mlp.out.hook_in")
+    return Point(name, canonical, shape, module, side, _activation(model, canonical) if gated else None)
+
+
+def _activation(model: TransformerBridge, canonical: str) -> Callable[[Tensor], Tensor]:
+    """The activation function of a gated MLP: the module's own, so that no name has to be interpreted."""
+    block = model.blocks[int(canonical.split(".")[1])]
+    for name in ("act_fn", "activation_fn", "act"):
+        function = getattr(block.mlp.original_component, name, None)
+        if callable(function):
+            return function
+    raise ValueError(f"the activation function of the gated MLP of {twin_of(model).name} was not found; use 'post'")
 
 
 def _alive_beside(shapes: dict[str, tuple[int, ...]], canonical: str) -> list[str]:
@@ -221,7 +249,7 @@ def _plain_module(model: TransformerBridge, canonical: str) -> tuple[str | None,
 
 def _require_honest_width(model: TransformerBridge, name: str, shape: tuple[int, ...]) -> None:
     d_mlp = getattr(model.cfg, "d_mlp", None)
-    if name.endswith("hook_post") and d_mlp and shape != (d_mlp,):
+    if name.endswith(("hook_post", "hook_neuron")) and d_mlp and shape != (d_mlp,):
         raise ValueError(
             f"{name!r} on {twin_of(model).name} has width {shape}, not the {d_mlp} neurons its name promises "
             "(a mixture of experts); use 'mlp_out'"

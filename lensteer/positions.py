@@ -37,6 +37,8 @@ from lensteer.hooks import Edit, Strength
 
 Tokens = Literal["all", "prompt", "generated", "last"] | int | slice | Sequence[int]
 _WORDS = ("all", "prompt", "generated", "last")
+STEPS = slice(-1, None)
+"""The last prompt token and every token after it: each position from which a token of the response is predicted."""
 
 
 @dataclass
@@ -197,8 +199,15 @@ class At(Edit):
     def shape(self) -> tuple[int, ...]:
         return self.edit.shape
 
+    @property
+    def n_rows(self) -> int | None:
+        return self.edit.n_rows
+
     def at_strength(self, strength: Strength) -> At:
         return self._copy(edit=self.edit.at_strength(strength))
+
+    def rows(self, index: Sequence[int]) -> At:
+        return self._copy(edit=self.edit.rows(index))
 
     def to(self, device: torch.device | str) -> At:
         return self._copy(edit=self.edit.to(device))

@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensteer.capture import run
@@ -26,6 +27,19 @@ from lensteer.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model thinks of one response.
+
+    Attributes:
+        log_probs: natural-log probability of every response token given the prompt and the tokens before it.
+        predicted: the token that the model finds most likely at each of these places, over the whole vocabulary.
+    """
+
+    log_probs: Float[Tensor, " token"]
+    predicted: Int[Tensor, " token"]
 
 
 def log_probs(
@@ -50,6 +64,21 @@ def log_probs(
     Raises:
         ValueError: numbers of prompts and responses that differ, or a sequence longer than the context.
     """
+    options: dict[str, Any] = {"batch_size": batch_size, "prompt_format": prompt_format, "progress": progress}
+    return [scored.log_probs for scored in score(model, prompts, responses, steering, **options)]
+
+
+def score(
+    model: TransformerBridge,
+    prompts: Sequence[Prompt | Row],
+    responses: Sequence[str] | Sequence[Sequence[int]],
+    steering: Iterable[tuple[str, Edit]] | None = None,
+    *,
+    batch_size: int | Literal["auto"] = "auto",
+    prompt_format: str = "auto",
+    progress: bool = True,
+) -> list[Scored]:
+    """Log-probabilities as `log_probs`, and what the model would have said instead; arguments and errors as there."""
     if isinstance(responses, str):
         raise TypeError("responses must be a list; for one response write [response]")
     if len(prompts) != len(responses):
@@ -61,14 +90,55 @@ def log_probs(
     asked = tokenize(model, prompts, prompt_format=prompt_format)
     _require_context(model, asked, answers)
     require_rows(steering, len(asked))
-    shared = steering.n_rows is None and len({tuple(row.ids) for row in asked}) < len(asked)
-    score = _with_shared_prompts if shared else _in_one_pass
-    scores: dict[int, Tensor] = {}
+    owners: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(asked):
+        owners.setdefault(tuple(row.ids), []).append(i)
+    scores: dict[int, Scored] = {}
     with progress_bar(len(asked), "score", shown=progress) as bar:
-        for i, line in score(model, asked, answers, steering, batch_size):
-            scores[i] = line
-            bar.update()
+        if steering.n_rows is None and len(owners) < len(asked):
+            groups = list(owners.values())
+            distinct, shared = [asked[group[0]] for group in groups], [[answers[i] for i in g] for g in groups]
+            for group, number, scored in _with_shared_prompts(model, distinct, shared, steering, batch_size):
+                scores[groups[group][number]] = scored
+                bar.update()
+        else:
+            for i, scored in _in_one_pass(model, asked, answers, steering, batch_size):
+                scores[i] = scored
+                bar.update()
     return [scores[i] for i in range(len(asked))]
+
+
+def score_options(
+    model: TransformerBridge,
+    prompts: Sequence[Prompt | Row],
+    options: Sequence[Sequence[Sequence[int]]],
+    steering: Iterable[tuple[str, Edit]] | None = None,
+    *,
+    batch_size: int | Literal["auto"] = "auto",
+    prompt_format: str = "auto",
+    progress: bool = True,
+) -> list[list[Scored]]:
+    """Every option (token ids) of every prompt; a prompt is read once for all of its options.
+
+    Args:
+        steering: per-row strengths and values have one row per prompt, and hold for all of its options.
+
+    Raises:
+        ValueError: as `log_probs`.
+    """
+    if len(prompts) != len(options):
+        raise ValueError(f"{len(prompts)} prompts but {len(options)} lists of options; there must be one per prompt")
+    steering = as_steering(steering)
+    asked = tokenize(model, prompts, prompt_format=prompt_format)
+    for i, (row, own) in enumerate(zip(asked, options, strict=True)):
+        _require_context(model, [row] * len(own), [_token_ids(model, option, i) for option in own])
+    require_rows(steering, len(asked))
+    scores: list[dict[int, Scored]] = [{} for _ in asked]
+    with progress_bar(sum(map(len, options)), "score", shown=progress) as bar:
+        for i, number, scored in _with_shared_prompts(model, asked, options, steering, batch_size):
+            scores[i][number] = scored
+            bar.update()
+    return [[own[k] for k in range(len(own))] for own in scores]
 
 
 def _token_ids(model: TransformerBridge, response: Any, number: int) -> list[int]:
@@ -100,7 +170,7 @@ def _in_one_pass(
     answers: Sequence[list[int]],
     steering: Steering,
     batch_size: int | Literal["auto"],
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Scored]]:
     """Prompt and response together; left padding puts every response at the right edge."""
     rows = [Row(r.ids + a, r.own + [False] * len(a), r.text) for r, a in zip(asked, answers, strict=True)]
     face = face_for(model, steering)
@@ -111,51 +181,52 @@ def _in_one_pass(
             logits = run(face, batch, **_keep(face, longest + 1)).logits
         # The logits before a token are those that predict it.
         logits = logits[:, -longest - 1 : -1] if longest else logits[:, :0]
-        gathered = _gather(logits, batch.input_ids[:, batch.input_ids.shape[1] - longest :]).cpu()
-        for line, i in zip(gathered, batch.rows, strict=True):
-            yield i, line[longest - len(answers[i]) :].clone()
+        scored = _score(logits, batch.input_ids[:, batch.input_ids.shape[1] - longest :])
+        for line, best, i in zip(*scored, batch.rows, strict=True):
+            start = longest - len(answers[i])
+            yield i, Scored(line[start:].clone(), best[start:].clone())
 
 
 def _with_shared_prompts(
     model: TransformerBridge,
     asked: Sequence[Row],
-    answers: Sequence[list[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
     steering: Steering,
     batch_size: int | Literal["auto"],
-) -> Iterator[tuple[int, Tensor]]:
-    """Each distinct prompt once, then its responses on top of copies of its KV cache."""
-    owners: dict[tuple[int, ...], list[int]] = {}
-    for i, row in enumerate(asked):
-        owners.setdefault(tuple(row.ids), []).append(i)
-    groups = list(owners.values())
+) -> Iterator[tuple[int, int, Scored]]:
+    """Each prompt once, then its responses on top of copies of its KV cache; yields (prompt, response, score)."""
     face = face_for(model, steering)
-    for batch in batches(model, [asked[group[0]] for group in groups], batch_size, purpose="read"):
-        with torch.inference_mode(), steering.on(model):
+    for batch in batches(model, asked, batch_size, purpose="read"):
+        with torch.inference_mode(), steering.rows(batch.rows).on(model):
             output = run(face, batch, use_cache=True, **_keep(face, 1))
-        first = output.logits[:, -1].float().log_softmax(-1).cpu()
-        members = [(k, i) for k, group in enumerate(batch.rows) for i in groups[group]]
-        members.sort(key=lambda member: len(answers[member[1]]))
+        logits = output.logits[:, -1].float()
+        first, best = logits.log_softmax(-1).cpu(), logits.argmax(-1, keepdim=True).cpu()
+        members = [(k, i, list(answer)) for k, row in enumerate(batch.rows) for i, answer in enumerate(answers[row])]
+        members.sort(key=lambda member: len(member[2]))
         most = batch_size if isinstance(batch_size, int) else 64
         for start in range(0, len(members), most):
             chunk = members[start : start + most]
-            lengths = batch.attention_mask.sum(1)[[k for k, _ in chunk]]
-            with torch.inference_mode(), steering.on(model, prompt_length=lengths):
-                rest = _continue(face, batch, output.past_key_values, chunk, answers)
-            for (k, i), line in zip(chunk, rest, strict=True):
-                yield i, torch.cat([first[k, answers[i][:1]], line[: max(len(answers[i]) - 1, 0)]])
+            own = steering.rows([batch.rows[k] for k, _, _ in chunk])
+            lengths = batch.attention_mask.sum(1)[[k for k, _, _ in chunk]]
+            with torch.inference_mode(), own.on(model, prompt_length=lengths):
+                rest = _continue(face, batch, output.past_key_values, chunk)
+            for (k, i, answer), line, said in zip(chunk, *rest, strict=True):
+                more = max(len(answer) - 1, 0)
+                predicted = torch.cat([best[k], said[:more]])[: len(answer)]
+                yield batch.rows[k], i, Scored(torch.cat([first[k, answer[:1]], line[:more]]), predicted)
 
 
 def _continue(
-    face: Any, batch: Batch, cache: Any, chunk: Sequence[tuple[int, int]], answers: Sequence[list[int]]
-) -> Float[Tensor, "row token"]:
-    """Log-probabilities of the second and later response tokens, right-padded, on CPU."""
-    longest = max(len(answers[i]) for _, i in chunk)
+    face: Any, batch: Batch, cache: Any, chunk: Sequence[tuple[int, int, list[int]]]
+) -> tuple[Float[Tensor, "row token"], Int[Tensor, "row token"]]:
+    """Scores of the second and later response tokens, right-padded, on CPU."""
+    longest = max(len(answer) for _, _, answer in chunk)
     if longest < 2:
-        return torch.zeros(len(chunk), 0)
-    owner = torch.tensor([k for k, _ in chunk], device=batch.input_ids.device)
+        return torch.zeros(len(chunk), 0), torch.zeros(len(chunk), 0, dtype=torch.long)
+    owner = torch.tensor([k for k, _, _ in chunk], device=batch.input_ids.device)
     ids = torch.zeros(len(chunk), longest, dtype=torch.long)
-    for line, (_, i) in zip(ids, chunk, strict=True):
-        line[: len(answers[i])] = torch.tensor(answers[i], dtype=torch.long)
+    for line, (_, _, answer) in zip(ids, chunk, strict=True):
+        line[: len(answer)] = torch.tensor(answer, dtype=torch.long)
     ids = ids.to(batch.input_ids.device)
     own = copy.deepcopy(cache)
     own.batch_select_indices(owner.cpu())  # layers may be spread over several devices
@@ -163,12 +234,16 @@ def _continue(
     positions = (mask.cumsum(1) - 1)[:, -(longest - 1) :]
     part = Batch(ids[:, :-1], mask, positions, [])
     logits = run(face, part, use_cache=True, past_key_values=own).logits
-    return _gather(logits, ids[:, 1:]).cpu()
+    return _score(logits, ids[:, 1:])
 
 
-def _gather(logits: Float[Tensor, "batch pos vocab"], tokens: Tensor) -> Float[Tensor, "batch pos"]:
-    chosen = logits.float().gather(-1, tokens.to(logits.device).unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.float().logsumexp(-1)
+def _score(
+    logits: Float[Tensor, "batch pos vocab"], tokens: Int[Tensor, "batch pos"]
+) -> tuple[Float[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Log-probabilities of the tokens, and the most likely token at each place, on CPU."""
+    wide = logits.float()
+    chosen = wide.gather(-1, tokens.to(wide.device).unsqueeze(-1)).squeeze(-1)
+    return (chosen - wide.logsumexp(-1)).cpu(), wide.argmax(-1).cpu()
 
 
 def _keep(face: Any, count: int) -> dict[str, int]:

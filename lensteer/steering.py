@@ -80,26 +80,19 @@ class Steering(Sequence[tuple[str, Edit]]):
         return self._each(lambda edit: edit.at_strength(strength))
 
     def rows(self, index: Sequence[int]) -> Steering:
-        """The steering for some rows of a batch: per-row strengths are indexed, single numbers stay."""
-
-        def pick(edit: Edit) -> Edit:
-            strength = edit.strength
-            return edit.at_strength(strength[list(index)]) if isinstance(strength, Tensor) else edit
-
-        return self._each(pick)
+        """The steering for some rows of a batch: per-row strengths and values are indexed, the rest stays."""
+        return self._each(lambda edit: edit.rows(index))
 
     @property
     def n_rows(self) -> int | None:
-        """Rows that its per-row strengths are for; None where every strength is one number.
+        """Rows that its per-row strengths or values are for; None where it does the same to every row.
 
         Raises:
             ValueError: edits that disagree.
         """
-        lengths = {len(edit.strength) for _, edit in self if isinstance(edit.strength, Tensor)}
+        lengths = {edit.n_rows for _, edit in self if edit.n_rows is not None}
         if len(lengths) > 1:
-            raise ValueError(
-                f"the edits of one steering have strengths for different numbers of rows: {sorted(lengths)}"
-            )
+            raise ValueError(f"the edits of one steering have values for different numbers of rows: {sorted(lengths)}")
         return lengths.pop() if lengths else None
 
     def _each(self, change: Callable[[Edit], Edit]) -> Steering:
@@ -211,7 +204,8 @@ class Steering(Sequence[tuple[str, Edit]]):
     def _cells(self) -> Iterator[tuple[str, ...]]:
         for name, edit in self:
             inner, tokens = (edit.edit, edit.tokens) if isinstance(edit, At) else (edit, "all")
-            norms = [f"{tensor.norm():.4g}" for key, tensor in inner.tensors() if key != "strength"]
+            sizes = ((key, tensor) for key, tensor in inner.tensors() if key != "strength")
+            norms = [f"{int(t.sum())} of {t.numel()}" if key == "mask" else f"{t.norm():.4g}" for key, t in sizes]
             s = edit.strength
             strength = f"{len(s)} rows, {s.min():.4g} to {s.max():.4g}" if isinstance(s, Tensor) else f"{s:.4g}"
             yield name, f"{type(inner).__name__}{list(inner.shape)}", strength, "/".join(norms), str(tokens)
@@ -231,14 +225,14 @@ def per_row(steerings: Sequence[Iterable[tuple[str, Edit]]]) -> Steering:
     a row that lacks an edit has strength zero there.
 
     Raises:
-        ValueError: a steering that has per-row strengths already.
+        ValueError: a steering that has per-row strengths or values already.
     """
     columns: list[tuple[tuple[Any, ...], str, Edit, Tensor]] = []
     for row, steering in enumerate(steerings):
         place = 0  # columns are run in order, and so are this row's edits: each comes after the one before it
         for name, edit in steering:
-            if isinstance(edit.strength, Tensor):
-                raise ValueError(f"steering {row} has per-row strengths at {name!r}; per_row wants single numbers")
+            if edit.n_rows is not None:
+                raise ValueError(f"steering {row} has per-row values at {name!r}; per_row wants one for all rows")
             key = (name, *_identity(edit))
             same = (i for i in range(place, len(columns)) if columns[i][0] == key)
             found = next(same, None)

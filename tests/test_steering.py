@@ -177,7 +177,7 @@ def test_any_mixture_of_steerings_in_one_batch_equals_each_alone(seed: int) -> N
 
 
 def test_strengths_per_row_cannot_be_nested() -> None:
-    with pytest.raises(ValueError, match="steering 1 has per-row strengths at 'a'; per_row wants single numbers"):
+    with pytest.raises(ValueError, match="steering 1 has per-row values at 'a'; per_row wants one for all rows"):
         per_row([[("a", Add(random(32)))], [("a", Add(random(32), torch.ones(2)))]])
 
 
