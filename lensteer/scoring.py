@@ -2,7 +2,8 @@
 
 Each distinct prompt is read once; its keys and values are handed to all of its responses, which are then read in one
 pass each. An edit that acts on prompt or generated tokens only sees the same split as in decoding, so the scores equal
-those of step-by-step decoding under the same steering.
+those of step-by-step decoding under the same steering. Steerings that leave the prompt alone up to its last token
+share one reading of what lies before it: a grid of them costs little more than one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lensteer.capture import run
 from lensteer.generate import as_steering, face_for, require_rows
 from lensteer.hooks import Edit
 from lensteer.models import plain_model, tokenizer_of
+from lensteer.positions import STEPS, At
 from lensteer.progress import progress_bar
 from lensteer.prompts import Batch, Prompt, Row, batches, context_length, tokenize
 from lensteer.steering import Steering
@@ -98,7 +100,7 @@ def score(
         if steering.n_rows is None and len(owners) < len(asked):
             groups = list(owners.values())
             distinct, shared = [asked[group[0]] for group in groups], [[answers[i] for i in g] for g in groups]
-            for group, number, scored in _with_shared_prompts(model, distinct, shared, steering, batch_size):
+            for _, group, number, scored in _with_shared_prompts(model, distinct, shared, [steering], batch_size):
                 scores[groups[group][number]] = scored
                 bar.update()
         else:
@@ -112,33 +114,42 @@ def score_options(
     model: TransformerBridge,
     prompts: Sequence[Prompt | Row],
     options: Sequence[Sequence[Sequence[int]]],
-    steering: Iterable[tuple[str, Edit]] | None = None,
+    steerings: Sequence[Iterable[tuple[str, Edit]] | None] = (None,),
     *,
     batch_size: int | Literal["auto"] = "auto",
     prompt_format: str = "auto",
     progress: bool = True,
-) -> list[list[Scored]]:
-    """Every option (token ids) of every prompt; a prompt is read once for all of its options.
+) -> list[list[list[Scored]]]:
+    """Every option (token ids) of every prompt under every steering; a prompt is read once for all of its options.
 
     Args:
-        steering: per-row strengths and values have one row per prompt, and hold for all of its options.
+        steerings: None is no steering. Per-row strengths and values have one row per prompt, and hold for all of its
+            options.
+
+    Returns:
+        ``[steering][prompt][option]``.
 
     Raises:
-        ValueError: as `log_probs`.
+        ValueError: as `log_probs`; no steerings.
     """
-    if len(prompts) != len(options):
-        raise ValueError(f"{len(prompts)} prompts but {len(options)} lists of options; there must be one per prompt")
-    steering = as_steering(steering)
+    if len(prompts) != len(options) or not steerings:
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(options)} lists of options and {len(steerings)} steerings; there must be a "
+            "list of options for every prompt, and a steering (None is no steering)"
+        )
+    tried = [as_steering(steering) for steering in steerings]
     asked = tokenize(model, prompts, prompt_format=prompt_format)
     for i, (row, own) in enumerate(zip(asked, options, strict=True)):
         _require_context(model, [row] * len(own), [_token_ids(model, option, i) for option in own])
-    require_rows(steering, len(asked))
-    scores: list[dict[int, Scored]] = [{} for _ in asked]
-    with progress_bar(sum(map(len, options)), "score", shown=progress) as bar:
-        for i, number, scored in _with_shared_prompts(model, asked, options, steering, batch_size):
-            scores[i][number] = scored
+    for steering in tried:
+        steering.points(model)
+        require_rows(steering, len(asked))
+    scores: list[list[list[Any]]] = [[[None] * len(own) for own in options] for _ in tried]
+    with progress_bar(len(tried) * sum(map(len, options)), "score", shown=progress) as bar:
+        for steering, prompt, option, scored in _with_shared_prompts(model, asked, options, tried, batch_size):
+            scores[steering][prompt][option] = scored
             bar.update()
-    return [[own[k] for k in range(len(own))] for own in scores]
+    return scores
 
 
 def _token_ids(model: TransformerBridge, response: Any, number: int) -> list[int]:
@@ -191,29 +202,60 @@ def _with_shared_prompts(
     model: TransformerBridge,
     asked: Sequence[Row],
     answers: Sequence[Sequence[Sequence[int]]],
+    steerings: Sequence[Steering],
+    batch_size: int | Literal["auto"],
+) -> Iterator[tuple[int, int, int, Scored]]:
+    """Each prompt once, then its responses on top of copies of its KV cache; yields (steering, prompt, response, …)."""
+    late = [_acts_late(steering) for steering in steerings]
+    for batch in batches(model, asked, batch_size, purpose="read"):
+        before = None
+        if sum(late) > 1 and int(batch.attention_mask.sum(1).min()) > 1:
+            face = face_for(model, Steering())
+            early = Batch(*(tensor[:, :-1] for tensor in batch[:3]), batch.rows)
+            with torch.inference_mode():
+                before = run(face, early, use_cache=True, **_keep(face, 1)).past_key_values
+        for number, steering in enumerate(steerings):
+            start = copy.deepcopy(before) if late[number] else None
+            for row, i, scored in _responses(model, batch, answers, steering, start, batch_size):
+                yield number, row, i, scored
+
+
+def _acts_late(steering: Steering) -> bool:
+    """Whether every edit leaves the prompt's tokens before the last alone."""
+    late = ("last", "generated", STEPS)
+    return all(isinstance(edit, At) and edit.tokens in late for _, edit in steering)
+
+
+def _responses(
+    model: TransformerBridge,
+    batch: Batch,
+    answers: Sequence[Sequence[Sequence[int]]],
     steering: Steering,
+    before: Any,
     batch_size: int | Literal["auto"],
 ) -> Iterator[tuple[int, int, Scored]]:
-    """Each prompt once, then its responses on top of copies of its KV cache; yields (prompt, response, score)."""
-    face = face_for(model, steering)
-    for batch in batches(model, asked, batch_size, purpose="read"):
-        with torch.inference_mode(), steering.rows(batch.rows).on(model):
-            output = run(face, batch, use_cache=True, **_keep(face, 1))
-        logits = output.logits[:, -1].float()
-        first, best = logits.log_softmax(-1).cpu(), logits.argmax(-1, keepdim=True).cpu()
-        members = [(k, i, list(answer)) for k, row in enumerate(batch.rows) for i, answer in enumerate(answers[row])]
-        members.sort(key=lambda member: len(member[2]))
-        most = batch_size if isinstance(batch_size, int) else 64
-        for start in range(0, len(members), most):
-            chunk = members[start : start + most]
-            own = steering.rows([batch.rows[k] for k, _, _ in chunk])
-            lengths = batch.attention_mask.sum(1)[[k for k, _, _ in chunk]]
-            with torch.inference_mode(), own.on(model, prompt_length=lengths):
-                rest = _continue(face, batch, output.past_key_values, chunk)
-            for (k, i, answer), line, said in zip(chunk, *rest, strict=True):
-                more = max(len(answer) - 1, 0)
-                predicted = torch.cat([best[k], said[:more]])[: len(answer)]
-                yield batch.rows[k], i, Scored(torch.cat([first[k, answer[:1]], line[:more]]), predicted)
+    """All responses to a batch of prompts; ``before`` is the KV cache of the prompts without their last token."""
+    face, lengths = face_for(model, steering), batch.attention_mask.sum(1)
+    part, options = batch, {"use_cache": True, **_keep(face, 1)}
+    if before is not None:
+        part = Batch(batch.input_ids[:, -1:], batch.attention_mask, batch.position_ids[:, -1:], batch.rows)
+        options["past_key_values"] = before
+    with torch.inference_mode(), steering.rows(batch.rows).on(model, prompt_length=lengths):
+        output = run(face, part, **options)
+    logits = output.logits[:, -1].float()
+    first, best = logits.log_softmax(-1).cpu(), logits.argmax(-1, keepdim=True).cpu()
+    members = [(k, i, list(answer)) for k, row in enumerate(batch.rows) for i, answer in enumerate(answers[row])]
+    members.sort(key=lambda member: len(member[2]))
+    most = batch_size if isinstance(batch_size, int) else 64
+    for start in range(0, len(members), most):
+        chunk = members[start : start + most]
+        own = steering.rows([batch.rows[k] for k, _, _ in chunk])
+        with torch.inference_mode(), own.on(model, prompt_length=lengths[[k for k, _, _ in chunk]]):
+            rest = _continue(face, batch, output.past_key_values, chunk)
+        for (k, i, answer), line, said in zip(chunk, *rest, strict=True):
+            more = max(len(answer) - 1, 0)
+            predicted = torch.cat([best[k], said[:more]])[: len(answer)]
+            yield batch.rows[k], i, Scored(torch.cat([first[k, answer[:1]], line[:more]]), predicted)
 
 
 def _continue(

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lensteer.capture import capture
+from lensteer.capture import Activations, capture
 from lensteer.hooks import Add, Edit, ScaleElements, SetElements
 from lensteer.moments import Moments
 from lensteer.positions import Tokens, at
@@ -119,22 +119,19 @@ class SADI:
         mode: Literal["frozen", "live"] = "frozen",
         rank_by: RankBy = "signed",
         tokens: Tokens = "last",
-        model: TransformerBridge | None = None,
-        prompts: Sequence[Prompt | Row] | None = None,
-        prompt_format: str = "auto",
+        clean: Activations | None = None,
     ) -> Steering:
         """A' = A + δ·(A ⊙ M) for the K first elements; K = 0 or δ = 0 is no steering at all.
 
         Args:
             strength: δ, positive; the released code's s is 1 + δ.
-            mode: "frozen" reads ``prompts`` on ``model`` first and makes a steering for exactly these prompts, in this
-                order; "live" makes one for any prompt.
+            mode: "frozen" overwrites with what the prompts have by themselves, "live" scales in place.
             tokens: "last" is the last prompt token. "live" takes any; "frozen" also `STEPS`, which scales live at
                 each new token after the frozen last prompt token.
-            prompt_format: how the prompts are rendered, as where they are run.
+            clean: for "frozen", what `read` found in the prompts; the steering is for these prompts, in this order.
 
         Raises:
-            ValueError: K out of range, a negative strength, or a frozen steering without prompts or at other tokens.
+            ValueError: K out of range, a negative strength, or a frozen steering without ``clean`` or at other tokens.
         """
         if not 0 <= strength < float("inf"):
             raise ValueError(
@@ -149,15 +146,46 @@ class SADI:
             return Steering(self._scaled(mask, strength, tokens), about)
         if mode != "frozen":
             raise ValueError(f"mode must be 'frozen' or 'live', got {mode!r}")
-        if model is None or prompts is None:
-            raise ValueError("mode='frozen' reads the prompts first: pass model= and prompts=, or use mode='live'")
+        if clean is None:
+            raise ValueError(
+                "mode='frozen' needs what the prompts have by themselves: pass clean=fitted.read(model, prompts), or "
+                "use mode='live'"
+            )
         if tokens not in ("last", slice(-1, None)):
             raise ValueError(f"a frozen steering acts at tokens='last' or STEPS, not {tokens!r}; use mode='live'")
-        frozen = self._frozen(model, prompts, prompt_format, mask, strength)
+        frozen = self._frozen(clean, mask, strength)
         if self._is_gated:  # the up branch is live, so the product is scaled where it is made
             return Steering([*frozen, *self._scaled(mask, strength, tokens)], about)
         later = self._scaled(mask, strength, "generated") if tokens != "last" else ()
         return Steering([*frozen, *later], about)
+
+    def read(
+        self,
+        model: TransformerBridge,
+        prompts: Sequence[Prompt | Row],
+        *,
+        prompt_format: str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        progress: bool = False,
+    ) -> Activations:
+        """What prompts have at their last token in every layer, unsteered: the first pass of ``mode="frozen"``.
+
+        One reading serves every K and strength.
+
+        Args:
+            prompt_format: how the prompts are rendered; as where they are run afterwards.
+
+        Raises:
+            ValueError: a model of another shape, or prompts that `tokenize` refuses.
+        """
+        return capture(
+            model,
+            prompts,
+            self._frozen_names,
+            prompt_format=prompt_format,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
     def fixed(self, k: int, strength: float, *, rank_by: RankBy = "signed", tokens: Tokens = "last") -> Steering:
         """The ablation that does not adapt to the input: A' = A + δ·(D ⊙ M).
@@ -212,15 +240,17 @@ class SADI:
                 yield _HOOK[self.site].format(i), at(ScaleElements(own.clone(), strength), tokens)
 
     def _frozen(
-        self, model: Any, prompts: Any, prompt_format: str, mask: Bool[Tensor, "layer element"], strength: float
+        self, clean: Activations, mask: Bool[Tensor, "layer element"], strength: float
     ) -> Iterator[tuple[str, Edit]]:
         """The component of every layer as the prompts have it, scaled; a gated neuron before the gate, unscaled."""
-        hook = "blocks.{}.mlp.hook_pre" if self._is_gated else _HOOK[self.site]
-        names = [hook.format(i) for i in range(len(mask))]
-        clean = capture(model, prompts, names, tokens="last", prompt_format=prompt_format, progress=False)
-        for name, own in zip(names, self._wide(mask), strict=True):
+        for name, own in zip(self._frozen_names, self._wide(mask), strict=True):
             factor = 1.0 if self._is_gated else 1 + strength * own.float()
             yield name, at(SetElements(clean[name] * factor, per_row=True), "last")
+
+    @property
+    def _frozen_names(self) -> list[str]:
+        hook = "blocks.{}.mlp.hook_pre" if self._is_gated else _HOOK[self.site]
+        return [hook.format(i) for i in range(len(self.scores))]
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file."""
