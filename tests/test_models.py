@@ -331,3 +331,15 @@ def test_device_and_dtype_do_not_apply_to_a_loaded_model(llama, options: Any) ->
 def test_only_a_bridge_has_two_faces(llama) -> None:
     with pytest.raises(TypeError, match=r"TransformerBridge, got LlamaForCausalLM; load_model\(hf_model"):
         twin_of(llama.hf)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_with_random_numbers(llama, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    llama.hf.save_pretrained(tmp_path)
+    llama.tokenizer.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelUnavailable, match=r"no weights for 1 parameters \(model.layers.1.mlp.up_proj.weight"):
+        load_model(tmp_path)
