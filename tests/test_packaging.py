@@ -44,7 +44,7 @@ def test_package_data_is_readable(name: str) -> None:
 
 def test_every_data_file_is_covered_by_the_package_data_patterns() -> None:
     kinds = {path.suffix for path in (ROOT / "lensteer" / "data").iterdir() if path.is_file()}
-    assert kinds == {".py", ".jsonl"}
+    assert kinds == {".py", ".jsonl", ".toml"}
 
 
 def test_importing_the_package_and_reading_data_load_nothing_heavier_than_torch() -> None:

@@ -2,15 +2,18 @@
 
 Base queries without any constraint in three disjoint splits, instructions in several phrasings (format,
 length, words), and the pairs they give: ``positive = query + " " + instruction text, negative = query``.
-Reading it opens two small text files; no model or tokeniser library is loaded.
+Multiple-choice and open tasks, described as data: lensteer's own small sets, files, or public sets of the hub.
+Importing it opens a few small text files; no model or tokeniser library is loaded.
 
     >>> from lensteer import data
     >>> pairs = data.instruction_pairs(data.FORMATS["bullet_list"], n=48)
     >>> prompts = data.queries("validation", n=8)
+    >>> reviews = data.questions("sentiment", "fit")
 """
 
 from __future__ import annotations
 
+from lensteer.data.few_shot import split_questions, with_shots
 from lensteer.data.instructions import (
     FORMATS,
     LENGTHS,
@@ -23,6 +26,8 @@ from lensteer.data.instructions import (
 from lensteer.data.loaders import data_hash, load_pairs, load_prompts
 from lensteer.data.pairs import instruction_pairs, with_text
 from lensteer.data.queries import SPLITS, LikelyWords, Split, likely_words, queries
+from lensteer.data.task_table import TASKS, Task, find_task, task_from
+from lensteer.data.tasks import OpenQuestion, contrastive_pairs, open_questions, questions
 
 __all__ = [
     "SPLITS",
@@ -42,4 +47,14 @@ __all__ = [
     "load_pairs",
     "load_prompts",
     "data_hash",
+    "TASKS",
+    "Task",
+    "find_task",
+    "task_from",
+    "OpenQuestion",
+    "questions",
+    "open_questions",
+    "contrastive_pairs",
+    "with_shots",
+    "split_questions",
 ]
