@@ -76,9 +76,20 @@ def bootstrap_means(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
-    resampled = _resampled_means(values, n_resamples, np.random.default_rng(seed))
+    resampled = resampled_means(values, n_resamples, seed)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return values.mean(axis=1), low, high
+
+
+def resampled_means(
+    values: Float[np.ndarray, "candidate prompt"], n_resamples: int, seed: int = 0
+) -> Float[np.ndarray, "resample candidate"]:
+    """Means of all candidates over the same resampled prompts: what the intervals are quantiles of."""
+    rng = np.random.default_rng(seed)
+    n = values.shape[1]
+    chunk = max(1, _RESAMPLES_IN_MEMORY // n)
+    sizes = [min(chunk, n_resamples - start) for start in range(0, n_resamples, chunk)]
+    return np.concatenate([_weights(n, size, rng) @ values.T / n for size in sizes])
 
 
 def paired_bootstrap(
@@ -129,15 +140,6 @@ def geometric_mean(values: Float[np.ndarray, "prompt"]) -> float:
 def is_binary(values: Float[np.ndarray, "prompt"]) -> bool:
     """Whether every value is 0 or 1 (so NaN says no)."""
     return bool(np.isin(values, (0, 1)).all())
-
-
-def _resampled_means(
-    values: Float[np.ndarray, "candidate prompt"], n_resamples: int, rng: np.random.Generator
-) -> Float[np.ndarray, "resample candidate"]:
-    n = values.shape[1]
-    chunk = max(1, _RESAMPLES_IN_MEMORY // n)
-    sizes = [min(chunk, n_resamples - start) for start in range(0, n_resamples, chunk)]
-    return np.concatenate([_weights(n, size, rng) @ values.T / n for size in sizes])
 
 
 def _weights(n: int, n_resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resample prompt"]:
