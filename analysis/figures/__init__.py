@@ -7,23 +7,39 @@
     cosine_map              cosines between vectors or layers
     projection_strip        a prompt with each token on the colour of its value
     separation_by_layer     how well directions separate their classes, layer by layer
+    element_map             the score of every head in every layer, the first K marked
+    layer_distribution      over which layers the first K elements of each criterion spread
+    criterion_agreement     overlap and rank correlation of every two criteria
+    criterion_stability     the same between halves of the data, for each criterion
+    patching_comparison     what attribution predicts of an element against what patching it does
+    choice_map              accuracy over K (or layer) and strength, centred on no steering
+    accuracy_by_pairs       accuracy after fitting on more and more pairs
 
 Each takes tables or arrays and returns a ``plotly.graph_objects.Figure``; nothing is drawn or written.
 """
 
 from __future__ import annotations
 
+from analysis.figures.choice_maps import accuracy_by_pairs, choice_map, patching_comparison
 from analysis.figures.comparisons import confirmation_bars, length_distributions
+from analysis.figures.elements import criterion_agreement, criterion_stability, element_map, layer_distribution
 from analysis.figures.heatmaps import cosine_map, layer_strength_map
 from analysis.figures.layers import separation_by_layer
 from analysis.figures.tokens import projection_strip
 from analysis.figures.tradeoff import success_fluency
 
 __all__ = [
+    "accuracy_by_pairs",
+    "choice_map",
     "confirmation_bars",
     "cosine_map",
+    "criterion_agreement",
+    "criterion_stability",
+    "element_map",
+    "layer_distribution",
     "layer_strength_map",
     "length_distributions",
+    "patching_comparison",
     "projection_strip",
     "separation_by_layer",
     "success_fluency",
