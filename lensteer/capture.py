@@ -98,7 +98,7 @@ class _Reading:
 
 def capture(
     model: TransformerBridge,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Row],
     sites_or_names: str | Sequence[str],
     *,
     layers: int | Iterable[int] | None = None,
