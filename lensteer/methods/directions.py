@@ -147,7 +147,8 @@ class Directions:
         from lensteer.storage import load_tensors
 
         tensors, content = load_tensors(path, _FORMAT)
-        return cls(**content, **tensors)
+        fields: dict[str, Any] = {**content, **tensors}
+        return cls(**fields)
 
     def _rows(self, layer: int | Iterable[int]) -> list[int]:
         asked = layer if isinstance(layer, Iterable) and not isinstance(layer, str) else [layer]
@@ -241,8 +242,8 @@ def fit_directions(
         raise ValueError(f"the activations at {site!r} hold NaN or inf in layers {bad}")
     rows: list[dict[str, Tensor]] = []
     with progress_bar(len(layers), method, shown=progress, unit="layer") as bar:
-        for own in zip(*sides, strict=True):
-            rows.append(_one_layer(*(side.flatten(1).double() for side in own), find))
+        for a, b in zip(*sides, strict=True):
+            rows.append(_one_layer(a.flatten(1).double(), b.flatten(1).double(), find))
             bar.update()
     tensors: dict[str, Any] = {key: torch.stack([row[key] for row in rows]).float() for key in _TENSORS}
     if not tensors["direction"].any():

@@ -114,7 +114,8 @@ class ITI:
         from lensteer.storage import load_tensors
 
         tensors, content = load_tensors(path, _FORMAT)
-        return cls(**content, **tensors)
+        fields: dict[str, Any] = {**content, **tensors}
+        return cls(**fields)
 
     def _first(self, k: Any) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
         """Rows and heads of the K first."""
