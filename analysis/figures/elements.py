@@ -10,7 +10,6 @@ from plotly.subplots import make_subplots
 from analysis.figures.template import (
     CLASSES,
     DIVERGING,
-    INK,
     MARK,
     NAME,
     SEQUENTIAL,
@@ -74,7 +73,7 @@ def element_map(
     scale = limit or float(np.quantile(far, 0.99)) or float(far.max()) or 1.0
     gap = int(max(cells.shape) <= _ELEMENTS_WITH_GAPS)
     figure = new_figure(
-        title or f"{criterion} of every {element}",
+        title or f"{criterion}: score of every {element}",
         joined((f"○ the first {k}" if k else "", f"{table['layer'].nunique()} layers, {len(table)} {element}s")),
         height=170 + 22 * min(30, max(10, len(cells))),
     )
@@ -142,7 +141,7 @@ def layer_distribution(counts: pd.DataFrame, *, title: str = "where the first el
             row=panel,
             col=1,
             name=escaped(name),
-            marker={"color": CLASSES[(panel - 1) % len(CLASSES)], "line": {"color": INK, "width": 0.5}},
+            marker={"color": CLASSES[(panel - 1) % len(CLASSES)], "line": {"width": 0}},
             hovertemplate=f"{escaped(name)}<br>layer %{{x}}: %{{y}} of {totals[name]:g}<extra></extra>",
         )
     # The titles of the panels: at their left edge, in the size of the other text.
