@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lensteer.models import tokenizer_of
@@ -40,10 +41,12 @@ class Question:
     group: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.options, str):
+            raise TypeError(f"options must be a list of answers, got the text {self.options!r}")
         object.__setattr__(self, "options", tuple(self.options))
-        right = (self.right,) if isinstance(self.right, int) else tuple(self.right)
+        right = tuple(int(i) for i in ((self.right,) if isinstance(self.right, Integral) else self.right))
         object.__setattr__(self, "right", right)
-        if not self.prompt or (isinstance(self.prompt, str) and not self.prompt.strip()):
+        if _is_empty(self.prompt):
             raise ValueError(f"a question needs a prompt, got {self.prompt!r}")
         shown = f"the question {_short(self.prompt)}"
         if len(self.options) < 2 or not all(isinstance(o, str) and o.strip() for o in self.options):
@@ -117,7 +120,7 @@ def check_answer_pairs(pairs: Sequence[Any]) -> list[AnswerPair]:
         raise ValueError("no pairs were given; a fit needs at least one (50 or more to be of use)")
     checked = [_answer_pair(pair, i) for i, pair in enumerate(pairs)]
     for i, pair in enumerate(checked):
-        if not pair.prompt or not pair.right.strip() or not pair.wrong.strip():
+        if _is_empty(pair.prompt) or not pair.right.strip() or not pair.wrong.strip():
             raise ValueError(f"pair {i} has an empty prompt or answer: {pair!r}")
         if pair.right.strip() == pair.wrong.strip():
             raise ValueError(f"pair {i} has the same answer {pair.right!r} on both sides; they must differ")
@@ -144,7 +147,9 @@ def _answer_pair(pair: Any, number: int) -> AnswerPair:
 def _is_answered_chat(side: Any) -> bool:
     if not isinstance(side, Sequence) or isinstance(side, str) or len(side) < 2:
         return False
-    return all(isinstance(m, Mapping) and "content" in m for m in side) and side[-1].get("role") == "assistant"
+    return all(isinstance(m, Mapping) and isinstance(m.get("content"), str) for m in side) and (
+        side[-1].get("role") == "assistant"
+    )
 
 
 def answer_ids(model: TransformerBridge, row: Row, answer: str) -> list[int]:
@@ -194,6 +199,10 @@ def answered_rows(
 
 def _joined(row: Row, answer: str) -> str:
     return row.text + ("" if row.text[-1:].isspace() else " ") + answer.strip()
+
+
+def _is_empty(prompt: Any) -> bool:
+    return not prompt or (isinstance(prompt, str) and not prompt.strip())
 
 
 def _short(prompt: Any) -> str:

@@ -102,8 +102,11 @@ def contrast(
     Raises:
         ValueError: bad pairs (see `check_answer_pairs`), a site that the model lacks, or a text that is too long.
     """
+    if reduce not in (None, "moments"):
+        raise ValueError(f"reduce must be None or 'moments', got {reduce!r}")
     checked = check_answer_pairs(pairs)
     asked = [sites] if isinstance(sites, str) else list(sites)
+    layers = list(layers) if isinstance(layers, Iterable) else layers  # used once for every site
     names = {site: hook_names(model, site, layers) for site in asked}
     rows = [
         answered_rows(model, [p.prompt for p in checked], [p[side] for p in checked], prompt_format=prompt_format)

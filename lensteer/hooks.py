@@ -222,8 +222,16 @@ class SetElements(Edit):
                 raise ValueError(
                     f"mask has shape {tuple(self.mask.shape)}, the values of a row {self.shape}; they must agree"
                 )
+        self._require_same_rows()
+
+    def _require_same_rows(self) -> None:
         if self.per_row and isinstance(self.strength, Tensor) and len(self.strength) != len(self.values):
             raise ValueError(f"strength has {len(self.strength)} rows, values has {len(self.values)}; they must agree")
+
+    def at_strength(self, strength: Strength) -> SetElements:
+        changed = super().at_strength(strength)
+        changed._require_same_rows()
+        return changed
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -234,8 +242,8 @@ class SetElements(Edit):
         return len(self.values) if self.per_row else super().n_rows
 
     def rows(self, index: Sequence[int]) -> SetElements:
-        picked = super().rows(index)
-        return picked._copy(values=self.values[list(index)]) if self.per_row else picked
+        picked = self._copy(values=self.values[list(index)]) if self.per_row else self
+        return super(SetElements, picked).rows(index)
 
     def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
         _require_fit(self, activation, hook)
@@ -246,8 +254,11 @@ class SetElements(Edit):
             values = values.reshape(len(values), *between, *self.shape)
         if isinstance(self.strength, Tensor):
             share = _per_row(self.strength, activation, hook)
-            # At 0 and 1 exactly x and exactly a: a + b − a is not b in floating point.
+            # At 0 and 1 exactly x and exactly a: a + b − a is not b in floating point, and may overflow.
             moved = torch.where(share == 1, values, (activation + share * (values - activation)).to(activation.dtype))
+            moved = torch.where(share == 0, activation, moved)
+        elif self.strength == 0:
+            return activation.clone()
         elif self.strength == 1:
             moved = values.expand_as(activation)
         else:

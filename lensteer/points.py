@@ -19,7 +19,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,7 +61,7 @@ class Point:
     shape: tuple[int, ...]
     module: str | None
     side: str
-    through: Callable[[Tensor], Tensor] | None = None
+    through: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)  # no address in a resume key
 
 
 def hook_names(model: TransformerBridge, site: str, layers: int | Iterable[int] | None = None) -> list[str]:
@@ -172,7 +172,7 @@ def _point(model: TransformerBridge, name: str) -> Point:
     shape = shapes[canonical][2:]
     _require_honest_width(model, name, shape)
     module, side = _plain_module(model, canonical)
-    gated = name.endswith("hook_neuron") and not canonical.endswith("mlp.out.hook_in")
+    gated = name.endswith("hook_neuron") and is_gated(_names(model), int(canonical.split(".")[1]))
     return Point(name, canonical, shape, module, side, _activation(model, canonical) if gated else None)
 
 

@@ -12,7 +12,7 @@ import torch
 
 import lensteer.hooks
 from lensteer.attach import HookName
-from lensteer.hooks import Add, SetProjection
+from lensteer.hooks import Add, ScaleElements, SetElements, SetProjection
 
 SHAPES = [(32,), (4, 8), (64,)]
 
@@ -183,3 +183,172 @@ def test_an_activation_of_another_width_is_refused_with_both_shapes_and_the_hook
 def test_a_strength_for_another_number_of_rows_is_refused_with_both_numbers_and_the_hook() -> None:
     with pytest.raises(ValueError, match=r"3 values but the batch at 'blocks.3.hook_out' has 2 rows"):
         Add(random(32), torch.ones(3))(random(2, 5, 32), HookName("blocks.3.hook_out"))
+
+
+# ---- some elements only
+
+MASKS = [(32,), (4, 8), (64,)]
+
+
+def some(*shape: int, seed: int = 7) -> torch.Tensor:
+    return random(*shape, seed=seed) > 0.3
+
+
+@pytest.mark.parametrize("shape", MASKS)
+@pytest.mark.parametrize("strength", [-1.0, 0.5, 4.0, 79.0])
+def test_scaling_multiplies_the_elements_of_the_mask_and_no_other(shape: tuple[int, ...], strength: float) -> None:
+    x, mask = random(2, 5, *shape), some(*shape)
+    new = ScaleElements(mask, strength)(x)
+    torch.testing.assert_close(new[..., mask], x[..., mask] * (1 + strength))
+    assert torch.equal(new[..., ~mask], x[..., ~mask])
+
+
+def test_scaling_twice_the_activation_changes_it_twice_as_much_and_zero_stays_zero() -> None:
+    x, edit = random(2, 3, 32), ScaleElements(some(32), 3.0)
+    torch.testing.assert_close(edit(2 * x) - 2 * x, 2 * (edit(x) - x))
+    assert torch.equal(edit(-x), -edit(x))
+    assert not edit(torch.zeros(1, 2, 32)).any()
+    assert not ScaleElements(torch.ones(32, dtype=torch.bool), -1.0)(x).any()
+
+
+@pytest.mark.parametrize("shape", MASKS)
+def test_setting_elements_goes_a_share_of_the_way_on_the_mask_alone(shape: tuple[int, ...]) -> None:
+    x, a, mask = random(2, 5, *shape), random(*shape, seed=1), some(*shape)
+    new = SetElements(a, mask, 0.25)(x)
+    torch.testing.assert_close(new[..., mask], 0.75 * x[..., mask] + 0.25 * a[mask])
+    assert torch.equal(new[..., ~mask], x[..., ~mask])
+    torch.testing.assert_close(SetElements(a, strength=0.25)(x), 0.75 * x + 0.25 * a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_at_strength_one_elements_are_exactly_the_values_and_at_zero_exactly_as_they_were(dtype: torch.dtype) -> None:
+    x, a = 1e4 * random(3, 5, 32, dtype=dtype), random(32, seed=1)  # a + b − a would not be b
+    mask = some(32)
+    for edit in (SetElements(a), SetElements(a.expand(3, 32).clone(), per_row=True), SetElements(a, mask)):
+        wide = torch.ones(32, dtype=torch.bool) if edit.mask is None else mask
+        for one, zero in ((1.0, 0.0), (torch.ones(3), torch.zeros(3))):
+            new = edit.at_strength(one)(x)
+            assert torch.equal(new[..., wide], a.to(dtype).expand_as(x)[..., wide])
+            assert torch.equal(new[..., ~wide], x[..., ~wide])
+            assert torch.equal(edit.at_strength(zero)(x), x)
+    assert torch.equal(ScaleElements(mask, 0.0)(x), x)
+    assert torch.equal(ScaleElements(mask, torch.zeros(3))(x), x)
+
+
+def test_strength_zero_changes_nothing_where_the_way_to_the_values_would_overflow() -> None:
+    x, a = torch.full((2, 1, 4), -6e4, dtype=torch.float16), torch.full((4,), 6e4)
+    for strength in (0.0, torch.zeros(2)):
+        assert torch.equal(SetElements(a, strength=strength)(x), x)
+    inf = torch.full((2, 1, 4), float("inf"))
+    assert torch.equal(SetElements(a, strength=torch.tensor([0.0, 1.0]))(inf)[0], inf[0])
+
+
+@pytest.mark.parametrize("mask", [None, some(4, 8)])
+@pytest.mark.parametrize("strength", [1.0, 0.5, torch.tensor([0.0, 1.0, -2.0])])
+def test_values_per_row_equal_every_row_alone(mask: torch.Tensor | None, strength: lensteer.hooks.Strength) -> None:
+    x, a = random(3, 5, 4, 8), random(3, 4, 8, seed=1)
+    edit = SetElements(a, mask, strength, per_row=True)
+    assert (edit.shape, edit.n_rows) == ((4, 8), 3)
+    together = edit(x)
+    for i in range(3):
+        own = float(strength[i]) if isinstance(strength, torch.Tensor) else strength
+        alone = SetElements(a[i], mask, own)(x[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-6, rtol=1e-6)
+    picked = edit.rows([2, 0, 2])
+    torch.testing.assert_close(picked(x[[2, 0, 2]]), together[[2, 0, 2]])
+    assert picked.n_rows == 3
+    flat = x[:, 0]  # an activation without an axis of tokens
+    torch.testing.assert_close(edit(flat), together[:, 0])
+
+
+def test_scaling_with_a_strength_per_row_equals_every_row_alone() -> None:
+    x, strengths = random(3, 5, 4, 8), torch.tensor([0.0, -1.0, 4.0])
+    edit = ScaleElements(some(4, 8), strengths)
+    assert edit.n_rows == 3
+    assert edit.rows([1]).strength.tolist() == [-1.0]  # type: ignore[union-attr]
+    for i, strength in enumerate(strengths.tolist()):
+        assert torch.equal(edit(x)[i : i + 1], edit.at_strength(strength)(x[i : i + 1]))
+    assert SetElements(random(32)).n_rows is None
+    assert SetElements(random(32), strength=torch.ones(2)).n_rows == 2
+
+
+ELEMENT_EDITS = [
+    ScaleElements(some(32), 2.0),
+    ScaleElements(some(32), torch.tensor([1.0, 2.0])),
+    SetElements(random(32, seed=1), some(32), 0.5),
+    SetElements(random(32, seed=1)),
+    SetElements(random(2, 32, seed=1), some(32), torch.tensor([1.0, 0.3]), per_row=True),
+]
+
+
+@pytest.mark.parametrize("edit", ELEMENT_EDITS, ids=lambda edit: type(edit).__name__)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_an_edit_of_elements_keeps_the_dtype_and_does_not_write_into_its_input(edit, dtype: torch.dtype) -> None:
+    x = random(2, 3, 32, seed=2, dtype=dtype)
+    before = x.clone()
+    new = edit(x)
+    assert (new.dtype, new.shape) == (dtype, x.shape)
+    torch.testing.assert_close(new.float(), edit(x.float()), atol=0.05, rtol=0.02)
+    new.zero_()  # nor does it give away its own values
+    assert torch.equal(x, before)
+    torch.testing.assert_close(edit(x).float(), edit(x.float()), atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("edit", ELEMENT_EDITS, ids=lambda edit: type(edit).__name__)
+def test_an_edit_of_elements_works_in_inference_mode_and_stays_where_the_activation_is(edit) -> None:
+    with torch.inference_mode():
+        assert edit(random(2, 3, 32)).is_inference()
+    assert edit(random(2, 3, 32)).device == edit.to("cpu")(random(2, 3, 32)).device
+    meta = edit(torch.empty(2, 3, 32, device="meta"))
+    assert (meta.device.type, meta.shape) == ("meta", (2, 3, 32))
+    assert edit.to("meta").mask is None or edit.to("meta").mask.device.type == "meta"
+
+
+def test_gradients_through_edits_of_elements_are_right() -> None:
+    x, a = random(2, 3, 6).double().requires_grad_(), random(2, 6, seed=1).double().requires_grad_()
+    strength, mask = torch.tensor([0.5, -2.0], dtype=torch.float64), some(6)
+    assert torch.autograd.gradcheck(lambda x: ScaleElements(mask, strength)(x), (x,))
+    assert torch.autograd.gradcheck(lambda x, a: SetElements(a, mask, strength, per_row=True)(x), (x, a))
+    assert torch.autograd.gradcheck(lambda x, a: SetElements(a[0])(x), (x, a))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: ScaleElements(torch.ones(32)), TypeError, r"mask must be a tensor of booleans, got torch.float32"),
+        (lambda: ScaleElements([True, False]), TypeError, r"mask must be a tensor of booleans, got <class 'list'>"),
+        (lambda: ScaleElements(some(32), float("nan")), ValueError, r"strength must be finite, got nan"),
+        (lambda: ScaleElements(some(32), torch.ones(2, 2)), ValueError, r"one value per batch row"),
+        (lambda: SetElements(spoiled(float("nan"))), ValueError, r"values holds NaN or inf in 1 of 32"),
+        (lambda: SetElements(spoiled(float("inf")), per_row=True), ValueError, r"values holds NaN or inf"),
+        (lambda: SetElements(torch.arange(3)), TypeError, r"values must be a floating-point tensor.*int64"),
+        (lambda: SetElements(random(32), torch.ones(32)), TypeError, r"mask must be a tensor of booleans"),
+        (lambda: SetElements(random(32), some(16)), ValueError, r"mask has shape \(16,\), the values of a row \(32,\)"),
+        (lambda: SetElements(random(2, 32), some(2, 32), per_row=True), ValueError, r"mask.*\(2, 32\).*\(32,\)"),
+        (
+            lambda: SetElements(random(2, 32), strength=torch.ones(3), per_row=True),
+            ValueError,
+            r"strength has 3 rows, values has 2; they must agree",
+        ),
+        (
+            lambda: SetElements(random(2, 32), per_row=True).at_strength(torch.ones(3)),
+            ValueError,
+            r"strength has 3 rows, values has 2; they must agree",
+        ),
+    ],
+)
+def test_masks_and_values_that_do_not_fit_each_other_are_refused_when_the_edit_is_made(make, error, words) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
+@pytest.mark.parametrize("edit", ELEMENT_EDITS, ids=lambda edit: type(edit).__name__)
+def test_an_edit_of_elements_of_another_width_is_refused_with_both_shapes(edit) -> None:
+    with pytest.raises(ValueError, match=r"shape \(32,\) does not fit .*'blocks.3.hook_out'.*\(2, 5, 16\)"):
+        edit(random(2, 5, 16), HookName("blocks.3.hook_out"))
+
+
+def test_values_for_another_number_of_rows_are_refused_with_both_numbers_and_the_hook() -> None:
+    for edit in (SetElements(random(3, 32), per_row=True), ScaleElements(some(32), torch.ones(3))):
+        with pytest.raises(ValueError, match=r"3 values but the batch at 'blocks.3.hook_out' has 2 rows"):
+            edit(random(2, 5, 32), HookName("blocks.3.hook_out"))

@@ -6,13 +6,15 @@ import threading
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 import torch
 
+from lensteer import AnswerPair, capture
 from lensteer.attach import attached
 from lensteer.hooks import Add
 from lensteer.models import twin_of
-from lensteer.points import hook_names, resolve
+from lensteer.points import hook_names, is_gated, resolve
 from lensteer.steering import Steering
 
 WIDTHS = {"resid_pre": (32,), "resid_post": (32,), "attn_out": (32,), "z": (4, 8), "mlp_out": (32,), "post": (64,)}
@@ -193,3 +195,77 @@ def test_a_point_can_be_looked_up_while_an_edit_with_strengths_per_row_is_on(fre
     case = fresh("llama")
     with Steering([("blocks.1.hook_resid_post", Add(torch.randn(32), torch.ones(3)))]).on(case.model):
         assert resolve(case.model, "mlp_out", 2, edit=True)[0].shape == (32,)
+
+
+# ---- neurons before anything gates them
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_a_neuron_is_what_the_activation_function_puts_out(tiny, layer: int) -> None:
+    """On a plain MLP that is what enters the second matrix; on a gated one, what the up branch is multiplied by."""
+    text = "Why is it so?"
+    mlp: Any = oracles.blocks(tiny.hf)[layer].mlp
+    act = mlp.act_fn if hasattr(mlp, "act_fn") else mlp.act
+    found: list[torch.Tensor] = []
+    handle = act.register_forward_hook(lambda module, args, output: found.append(output[0, -1].clone()))
+    with torch.no_grad():
+        tiny.hf(torch.tensor([tiny.tokenizer(text)["input_ids"]]))
+    handle.remove()
+    options: dict[str, Any] = {"layers": layer, "prompt_format": "plain", "progress": False}
+    seen = capture(tiny.model, [text], ["neuron", "post"], **options)
+    name = f"blocks.{layer}.hook_neuron"
+    torch.testing.assert_close(seen[name][0], found[0], atol=1e-5, rtol=1e-5)
+    same = torch.allclose(seen[name], seen[f"blocks.{layer}.mlp.hook_post"], atol=1e-5)
+    assert same is (tiny.name in ("gpt2", "neox"))
+    assert is_gated(tiny.model.hook_dict, layer) is not same
+
+
+def test_neurons_of_a_padded_batch_and_of_every_token_are_those_of_the_plain_model(tiny) -> None:
+    texts = ["Why", "A much longer question?"]
+    mlp: Any = oracles.blocks(tiny.hf)[2].mlp
+    act = mlp.act_fn if hasattr(mlp, "act_fn") else mlp.act
+    options: dict[str, Any] = {"layers": 2, "prompt_format": "plain", "progress": False}
+    every = capture(tiny.model, texts, "neuron", tokens="all", **options)
+    last = capture(tiny.model, texts, "neuron", **options)["blocks.2.hook_neuron"]
+    for i, text in enumerate(texts):
+        found: list[torch.Tensor] = []
+        handle = act.register_forward_hook(lambda module, args, output, found=found: found.append(output[0].clone()))
+        with torch.no_grad():
+            tiny.hf(torch.tensor([tiny.tokenizer(text)["input_ids"]]))
+        handle.remove()
+        assert every.mask is not None
+        own = every["blocks.2.hook_neuron"][i][every.mask[i]]
+        torch.testing.assert_close(own, found[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(last[i], found[0][-1], atol=1e-5, rtol=1e-5)
+
+
+def test_neurons_are_named_like_a_site_of_transformer_lens(tiny) -> None:
+    assert hook_names(tiny.model, "neuron") == [f"blocks.{i}.hook_neuron" for i in range(4)]
+    assert hook_names(tiny.model, "blocks.1.hook_neuron") == ["blocks.1.hook_neuron"]
+    for point in resolve(tiny.model, "neuron"):
+        assert point.shape == (64,)
+        assert point.module is not None
+        assert "0x" not in repr(point)  # a capture that goes on from a folder is found by this text
+
+
+def test_neurons_can_be_read_and_not_edited(tiny) -> None:
+    with pytest.raises(ValueError, match=r"'blocks.1.hook_neuron' cannot be edited.*scale them at 'post'"):
+        resolve(tiny.model, "neuron", 1, edit=True)
+    with pytest.raises(ValueError, match="cannot be edited"):
+        Steering([("blocks.1.hook_neuron", Add(torch.randn(64)))]).points(tiny.model)
+
+
+def test_a_mixture_of_experts_has_no_neurons_to_read(new_tokenizer) -> None:
+    import transformers
+
+    from lensteer import load_model, sadi
+
+    shape: dict[str, Any] = {"vocab_size": 262, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.MixtralConfig(**shape, num_key_value_heads=2, intermediate_size=64, num_local_experts=2)
+    model = load_model(transformers.AutoModelForCausalLM.from_config(config).eval(), tokenizer=new_tokenizer())
+    with pytest.raises(ValueError, match=r"neuron.*(mlp_out|Sites that it has)"):
+        resolve(model, "neuron")
+    pairs = [AnswerPair("Why", "yes", "no")]
+    with pytest.raises(ValueError, match=r"neuron"):
+        sadi.fit(model, pairs, "neuron", progress=False)
+    assert sadi.fit(model, pairs, "hidden", progress=False).scores.shape == (2, 32)

@@ -9,8 +9,9 @@ import oracles
 import pytest
 import torch
 
+from lensteer import generate, positions
 from lensteer.hooks import Add
-from lensteer.positions import At, Layout, at
+from lensteer.positions import STEPS, At, Layout, at
 from lensteer.steering import Steering
 
 SCOPES: list[Any] = [
@@ -30,6 +31,7 @@ SCOPES: list[Any] = [
     slice(None, -2),
     slice(-9, None),
     slice(None),
+    STEPS,
 ]
 LENGTHS = [2, 5, 4]
 
@@ -89,6 +91,43 @@ def test_steps_outside_the_scope_cost_no_tensor_work(past: int) -> None:
     assert layout.select("generated") is (past > 0)
     if past:
         assert (layout.select("prompt"), layout.select("last")) == (False, False)
+
+
+def test_steps_are_the_tokens_from_which_the_response_is_predicted() -> None:
+    """One column of every cached step; in a whole sequence the last prompt token and all that follow."""
+    whole = Layout(9, 0, None, mask(5, 9), torch.tensor(LENGTHS)).select(STEPS)
+    prompt = Layout(5, 0, 5, mask(5, 5), torch.tensor(LENGTHS)).select(STEPS)
+    step = Layout(1, 6, 5, mask(5, 7), torch.tensor(LENGTHS)).select(STEPS)
+    assert isinstance(whole, torch.Tensor)
+    assert isinstance(prompt, torch.Tensor)
+    assert torch.equal(whole, torch.tensor([[False] * 4 + [True] * 5] * 3))
+    assert torch.equal(prompt, torch.tensor([[False] * 4 + [True]] * 3))
+    assert torch.equal(torch.as_tensor(step), torch.ones(3, 1, dtype=torch.bool))
+    first = Layout(1, 4, None, mask(5, 5), torch.tensor(LENGTHS))  # the prompt's last token on top of a cache
+    assert torch.equal(torch.as_tensor(first.select(STEPS)), torch.ones(3, 1, dtype=torch.bool))
+    assert torch.equal(torch.as_tensor(first.select("last")), torch.ones(3, 1, dtype=torch.bool))
+    assert not torch.as_tensor(first.select("generated")).any()
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_steps_in_generation_edit_the_last_prompt_token_and_every_new_one(llama, use_cache: bool) -> None:
+    seen: list[torch.Tensor] = []
+
+    def note(x: torch.Tensor, hook: Any) -> torch.Tensor:
+        layout = positions._PASS.get().layout  # type: ignore[union-attr]
+        seen.append(torch.as_tensor(layout.select(STEPS)).expand(2, x.shape[1]).int())  # type: ignore[union-attr]
+        return x
+
+    class Look(Add):
+        def __call__(self, activation: torch.Tensor, hook: Any = None) -> torch.Tensor:
+            return note(activation, hook)
+
+    steering = Steering([("blocks.1.hook_resid_post", Look(random(32)))])
+    options: dict[str, Any] = {"prompt_format": "plain", "progress": False, "use_cache": use_cache}
+    with Steering([("blocks.2.hook_resid_post", at(Add(random(32), 0.0), STEPS))]).on(llama.model):
+        generate(llama.model, ["Why", "A long one"], steering, max_new_tokens=3, **options)
+    counts = [chosen.sum(1).tolist() for chosen in seen]
+    assert counts == ([[1, 1]] * 3 if use_cache else [[1, 1], [2, 2], [3, 3]])
 
 
 def test_at_everywhere_is_the_edit_itself() -> None:

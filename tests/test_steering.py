@@ -14,7 +14,21 @@ import pytest
 import torch
 
 import lensteer
-from lensteer import Add, SetProjection, Steering, at, capture, generate, log_probs, per_row, stream
+from lensteer import (
+    STEPS,
+    Add,
+    ScaleElements,
+    SetElements,
+    SetProjection,
+    Steering,
+    at,
+    capture,
+    generate,
+    log_probs,
+    per_row,
+    positions,
+    stream,
+)
 from lensteer.hooks import Edit
 from lensteer.models import twin_of
 from lensteer.positions import At
@@ -124,7 +138,115 @@ def test_a_content_hash_changes_with_what_a_steering_does_and_with_nothing_else(
     assert len({first, *(other.content_hash() for other in others)}) == 10
 
 
+def test_edits_of_elements_are_told_apart_by_everything_that_they_do() -> None:
+    name, mask, a = POST.format(1), random(32) > 0, random(2, 32, seed=1)
+    edits: list[Edit] = [
+        ScaleElements(mask, 2.0),
+        ScaleElements(mask, 3.0),
+        ScaleElements(~mask, 2.0),
+        at(ScaleElements(mask, 2.0), STEPS),
+        at(ScaleElements(mask, 2.0), "last"),
+        SetElements(a[0]),
+        SetElements(a[0], mask),
+        SetElements(a[0], ~mask),
+        SetElements(a[0], strength=0.5),
+        SetElements(a[:1], per_row=True),
+        SetElements(a, per_row=True),
+        SetElements(a.flip(0), per_row=True),
+        SetElements(a, mask, per_row=True),
+    ]
+    hashes = [Steering([(name, edit)]).content_hash() for edit in edits]
+    assert len(set(hashes)) == len(edits)
+    copies = [Steering([(name, edit.to("cpu"))]).content_hash() for edit in edits]
+    assert copies == hashes
+
+
+def test_edits_of_elements_show_how_many_there_are() -> None:
+    mask = torch.zeros(4, 8, dtype=torch.bool)
+    mask[1] = True
+    steering = Steering(
+        [
+            ("blocks.2.attn.hook_z", at(ScaleElements(mask, 4.0), STEPS)),
+            ("blocks.3.attn.hook_z", SetElements(random(3, 4, 8), mask, per_row=True)),
+        ]
+    )
+    for text in (repr(steering), steering._repr_html_()):
+        for part in ("ScaleElements[4, 8]", "8 of 32", "slice(-1, None, None)", "SetElements[4, 8]"):
+            assert part in text
+    assert steering.n_rows == 3
+    assert steering.rows([1]).n_rows == 1
+    assert [edit.strength for _, edit in steering * 2] == [8.0, 2.0]
+    mixed = steering + Steering([("blocks.2.attn.hook_z", ScaleElements(mask, torch.ones(2)))])
+    with pytest.raises(ValueError, match=r"different numbers of rows: \[2, 3\]"):
+        _ = mixed.n_rows
+
+
 # ---- many candidates in one batch
+
+
+def test_edits_of_elements_merge_by_their_masks_and_equal_each_alone() -> None:
+    first, second = ScaleElements(random(32) > 0, 2.0), ScaleElements(random(32, seed=1) > 0, 2.0)
+    patch = SetElements(random(32, seed=2), random(32, seed=3) > 0)
+    name = POST.format(1)
+    candidates = [
+        [(name, first)],
+        [(name, first.at_strength(-1.0)), (name, patch)],
+        [],
+        [(name, second), (name, at(patch.at_strength(0.5), "last"))],
+        [(name, patch), (name, first)],
+    ]
+    merged = per_row(candidates)
+    assert len(merged) < sum(map(len, candidates))
+    x = random(5, 1, 32, seed=9)
+    clock = positions.Clock(torch.ones(5, dtype=torch.long))
+    layout = clock._layout((torch.ones(5, 1, dtype=torch.long),), {})
+    for i, candidate in enumerate(candidates):
+        token = positions._PASS.set(positions._Pass(clock, layout, "", None))  # type: ignore[arg-type]
+        found, alone = x, x[i : i + 1]
+        for _, edit in merged:
+            found = edit(found)
+        positions._PASS.reset(token)
+        for _, edit in candidate:
+            alone = (edit.edit if isinstance(edit, At) else edit)(alone)
+        torch.testing.assert_close(found[i : i + 1], alone, atol=1e-6, rtol=1e-6)
+
+
+def test_values_per_row_cannot_be_nested_either() -> None:
+    with pytest.raises(ValueError, match="steering 0 has per-row values at 'a'"):
+        per_row([[("a", at(SetElements(random(2, 32), per_row=True), "last"))]])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, "auto"])
+def test_values_per_row_follow_their_prompts_through_batches_sorted_by_length(tiny, batch_size: Any) -> None:
+    prompts = ["A long question about rivers", "Why", "A long question about rivers", "Is it so?"]
+    values = random(4, 32, seed=5)
+    steering = Steering([(POST.format(2), at(SetElements(values, per_row=True), "last"))])
+    options: dict[str, Any] = {"prompt_format": "plain", "progress": False}
+    table = generate(tiny.model, prompts, steering, max_new_tokens=4, batch_size=batch_size, **options)
+    scores = log_probs(tiny.model, prompts, ["xy"] * 4, steering, batch_size=batch_size, **options)
+    for i, text in enumerate(prompts):
+        ids = tiny.tokenizer(text)["input_ids"]
+        change = oracles.Change("resid_post", 2, lambda x, i=i: values[i].expand_as(x), "last")
+        stop = [2, 4] if tiny.tokenizer.chat_template else [2]
+        expected = oracles.greedy(tiny.hf, ids, 4, [change], stop)
+        assert table["token_ids"][i][: len(expected.sure)] == expected.sure
+        wanted = oracles.response_log_probs(
+            tiny.hf, ids, tiny.tokenizer("xy", add_special_tokens=False)["input_ids"], [change]
+        )
+        torch.testing.assert_close(scores[i], wanted, atol=2e-4, rtol=2e-4)
+
+
+def test_prompts_that_are_equal_share_layers_under_values_of_their_own(tiny, forwards) -> None:
+    """The layers below the edit are computed once a prompt; what each row is set to is its own."""
+    prompts, values = ["Why is it so?"] * 3 + ["Not"], random(4, 32, seed=5)
+    steering = Steering([(POST.format(2), at(SetElements(values, per_row=True), "last"))])
+    table = generate(tiny.model, prompts, steering, max_new_tokens=4, prompt_format="plain", progress=False)
+    stop = [2, 4] if tiny.tokenizer.chat_template else [2]
+    for i, text in enumerate(prompts):
+        change = oracles.Change("resid_post", 2, lambda x, i=i: values[i].expand_as(x), "last")
+        expected = oracles.greedy(tiny.hf, tiny.tokenizer(text)["input_ids"], 4, [change], stop)
+        assert table["token_ids"][i][: len(expected.sure)] == expected.sure
+    assert len({tuple(ids) for ids in table["token_ids"][:3]}) > 1
 
 
 def test_edits_that_differ_in_strength_become_one_and_keep_the_rows_order() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensteer import Add, SetProjection, Steering, at
+from lensteer import STEPS, Add, ScaleElements, SetElements, SetProjection, Steering, at
 from lensteer.positions import At
 from lensteer.storage import load_tensors, save_tensors, write_atomically
 
@@ -56,9 +56,18 @@ def assert_identical(first: Steering, second: Steering) -> None:
         SetProjection(random(32), 7.25, 0.5),
         SetProjection(random(4096, seed=1) * 30, -3.0),
         SetProjection(random(576, seed=2).half(), 0.1, torch.tensor([1.0, 0.25])),
+        ScaleElements(random(4, 8) > 0, 4.0),
+        ScaleElements(random(32) > 0, torch.tensor([0.0, -1.0])),
+        ScaleElements((random(32) > 0).expand(4, 32), 1.0),  # not contiguous
+        SetElements(random(32), strength=0.3),
+        SetElements(random(4, 8).bfloat16(), random(4, 8) > 0),
+        SetElements(random(3, 4, 8), random(4, 8) > 0, torch.tensor([0.0, 1.0, 0.5]), per_row=True),
+        SetElements(random(2, 32), per_row=True),
     ],
 )
-@pytest.mark.parametrize("tokens", ["all", "generated", 0, -3, [0, -1], slice(-3, None), slice(None, 4)], ids=str)
+@pytest.mark.parametrize(
+    "tokens", ["all", "generated", 0, -3, [0, -1], slice(-3, None), slice(None, 4), STEPS], ids=str
+)
 def test_what_is_loaded_is_bit_for_bit_what_was_saved(tmp_path, edit: Any, tokens: Any) -> None:
     steering = Steering([(POST.format(1), at(edit, tokens))], {"method": "test", "seed": "3"})
     path = steering.save(tmp_path / "folder" / "steering.safetensors")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -87,12 +88,12 @@ class SADI:
         if rank_by not in keys:
             raise ValueError(f"rank_by must be one of {tuple(keys)}, got {rank_by!r}")
         layers, width = self.scores.shape
-        if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k <= layers * width:
+        if not isinstance(k, Integral) or isinstance(k, bool) or not 0 <= k <= layers * width:
             raise ValueError(
                 f"K={k!r}: there are {layers} layers of {width} {self.element} elements, so K is a whole number "
                 f"from 0 to {layers * width}"
             )
-        order = keys[rank_by].flatten().argsort(descending=True, stable=True)[:k]
+        order = keys[rank_by].flatten().argsort(descending=True, stable=True)[: int(k)]
         return torch.stack([order // width, order % width], 1)
 
     def mask(self, k: int, rank_by: RankBy = "signed") -> Bool[Tensor, "layer element"]:
@@ -138,14 +139,15 @@ class SADI:
                 f"strength={strength}: it is δ in A + δ·A and must not be negative (the released code's s is 1 + δ); "
                 "to switch elements off, use ScaleElements(mask, -1.0)"
             )
+        if mode not in ("frozen", "live"):
+            raise ValueError(f"mode must be 'frozen' or 'live', got {mode!r}")
         mask = self.mask(k, rank_by)
+        live = list(self._scaled(mask, strength, tokens))
         about = {**self.metadata, "name": f"{self.element} K={k} δ={strength:g}", "mode": mode, "rank_by": rank_by}
         if k == 0 or strength == 0:
             return Steering((), about)
         if mode == "live":
-            return Steering(self._scaled(mask, strength, tokens), about)
-        if mode != "frozen":
-            raise ValueError(f"mode must be 'frozen' or 'live', got {mode!r}")
+            return Steering(live, about)
         if clean is None:
             raise ValueError(
                 "mode='frozen' needs what the prompts have by themselves: pass clean=fitted.read(model, prompts), or "
@@ -155,7 +157,7 @@ class SADI:
             raise ValueError(f"a frozen steering acts at tokens='last' or STEPS, not {tokens!r}; use mode='live'")
         frozen = self._frozen(clean, mask, strength)
         if self._is_gated:  # the up branch is live, so the product is scaled where it is made
-            return Steering([*frozen, *self._scaled(mask, strength, tokens)], about)
+            return Steering([*frozen, *live], about)
         later = self._scaled(mask, strength, "generated") if tokens != "last" else ()
         return Steering([*frozen, *later], about)
 
@@ -178,14 +180,9 @@ class SADI:
         Raises:
             ValueError: a model of another shape, or prompts that `tokenize` refuses.
         """
-        return capture(
-            model,
-            prompts,
-            self._frozen_names,
-            prompt_format=prompt_format,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        Steering((), self.metadata).points(model)  # refuses a model that it was not fitted on
+        options: dict[str, Any] = {"prompt_format": prompt_format, "batch_size": batch_size, "progress": progress}
+        return capture(model, prompts, self._frozen_names, **options)
 
     def fixed(self, k: int, strength: float, *, rank_by: RankBy = "signed", tokens: Tokens = "last") -> Steering:
         """The ablation that does not adapt to the input: A' = A + δ·(D ⊙ M).
@@ -217,6 +214,7 @@ class SADI:
         Raises:
             ValueError: another shape, or NaN.
         """
+        scores = torch.as_tensor(scores)
         if scores.shape != self.scores.shape or scores.isnan().any():
             raise ValueError(
                 f"scores must be [layer, {self.element}] = {tuple(self.scores.shape)} without NaN, got "
