@@ -20,7 +20,7 @@ from lensteer.hooks import Edit
 from lensteer.models import lens_model, tokenizer_of, twin_of
 from lensteer.prefix import shared_prefix
 from lensteer.progress import progress_bar
-from lensteer.prompts import Batch, Prompt, batches, input_device, make_batch, pad_id, stop_ids, tokenize
+from lensteer.prompts import Batch, Prompt, Row, batches, input_device, make_batch, pad_id, stop_ids, tokenize
 from lensteer.sampling import sampler
 from lensteer.steering import Steering
 
@@ -56,7 +56,7 @@ class Decoding:
 
 def generate(
     model: TransformerBridge,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Row],
     steering: Iterable[tuple[str, Edit]] | None = None,
     *,
     max_new_tokens: int = 64,

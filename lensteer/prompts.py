@@ -226,11 +226,14 @@ def batches(
     """
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be 'auto' or a positive integer, got {batch_size!r}")
-    device = input_device(model)
-    most_rows, budget = _BUDGET[purpose, device.type == "cpu"]
-    pad = pad_id(model)
-    for chosen in _chunks([len(row) + extra for row in rows], batch_size, most_rows, budget):
+    device, pad = input_device(model), pad_id(model)
+    for chosen in chunks([len(row) + extra for row in rows], batch_size, *budget(model, purpose)):
         yield make_batch([rows[i] for i in chosen], chosen, pad, device)
+
+
+def budget(model: TransformerBridge, purpose: Literal["read", "write"]) -> tuple[int, int]:
+    """Rows and tokens of an ``"auto"`` batch where the model is."""
+    return _BUDGET[purpose, input_device(model).type == "cpu"]
 
 
 def input_device(model: TransformerBridge) -> torch.device:
@@ -257,11 +260,12 @@ def pad_id(model: TransformerBridge) -> int:
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
-def _chunks(lengths: Sequence[int], batch_size: int | str, most_rows: int, budget: int) -> Iterator[list[int]]:
-    """Row numbers in order of length, cut into batches."""
+def chunks(lengths: Sequence[int], batch_size: int | str, most_rows: int, most_tokens: int) -> Iterator[list[int]]:
+    """Row numbers in order of length, cut into batches of a given size, or of most rows and tokens for ``"auto"``."""
     chunk: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        full = len(chunk) >= most_rows or (len(chunk) + 1) * lengths[i] > budget  # lengths ascend: i is the longest
+        # Lengths ascend: i is the longest.
+        full = len(chunk) >= most_rows or (len(chunk) + 1) * lengths[i] > most_tokens
         if chunk and (len(chunk) >= batch_size if isinstance(batch_size, int) else full):
             yield chunk
             chunk = []

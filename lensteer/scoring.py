@@ -24,7 +24,7 @@ from lensteer.hooks import Edit
 from lensteer.models import plain_model, tokenizer_of
 from lensteer.positions import STEPS, At
 from lensteer.progress import progress_bar
-from lensteer.prompts import Batch, Prompt, Row, batches, context_length, tokenize
+from lensteer.prompts import Batch, Prompt, Row, batches, budget, chunks, context_length, tokenize
 from lensteer.steering import Steering
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def score(
     steering = as_steering(steering)
     answers = [_token_ids(model, response, i) for i, response in enumerate(responses)]
     asked = tokenize(model, prompts, prompt_format=prompt_format)
-    _require_context(model, asked, answers)
+    _require_context(model, asked, [[answer] for answer in answers])
     require_rows(steering, len(asked))
     owners: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(asked):
@@ -139,15 +139,15 @@ def score_options(
         )
     tried = [as_steering(steering) for steering in steerings]
     asked = tokenize(model, prompts, prompt_format=prompt_format)
-    for i, (row, own) in enumerate(zip(asked, options, strict=True)):
-        _require_context(model, [row] * len(own), [_token_ids(model, option, i) for option in own])
+    answers = [[_token_ids(model, option, i) for option in own] for i, own in enumerate(options)]
+    _require_context(model, asked, answers)
     for steering in tried:
         steering.points(model)
         require_rows(steering, len(asked))
-    scores: list[list[list[Any]]] = [[[None] * len(own) for own in options] for _ in tried]
-    with progress_bar(len(tried) * sum(map(len, options)), "score", shown=progress) as bar:
-        for steering, prompt, option, scored in _with_shared_prompts(model, asked, options, tried, batch_size):
-            scores[steering][prompt][option] = scored
+    scores: list[list[list[Any]]] = [[[None] * len(own) for own in answers] for _ in tried]
+    with progress_bar(len(tried) * sum(map(len, answers)), "score", shown=progress) as bar:
+        for number, prompt, option, scored in _with_shared_prompts(model, asked, answers, tried, batch_size):
+            scores[number][prompt][option] = scored
             bar.update()
     return scores
 
@@ -165,13 +165,14 @@ def _token_ids(model: TransformerBridge, response: Any, number: int) -> list[int
     return ids
 
 
-def _require_context(model: TransformerBridge, asked: Sequence[Row], answers: Sequence[list[int]]) -> None:
+def _require_context(model: TransformerBridge, asked: Sequence[Row], answers: Sequence[Sequence[list[int]]]) -> None:
     limit = context_length(model)
-    for i, (row, answer) in enumerate(zip(asked, answers, strict=True)):
-        if len(row) + len(answer) > limit:
+    for i, (row, own) in enumerate(zip(asked, answers, strict=True)):
+        longest = max(map(len, own), default=0)
+        if len(row) + max(longest - 1, 0) > limit:  # nothing is predicted from the last token: it is not read
             raise ValueError(
-                f"prompt {i} and its response have {len(row)} + {len(answer)} tokens, more than the model's context "
-                f"of {limit}; shorten one of them"
+                f"prompt {i} and its response have {len(row)} + {longest} tokens, more than the model's context of "
+                f"{limit}; shorten one of them"
             )
 
 
@@ -182,17 +183,19 @@ def _in_one_pass(
     steering: Steering,
     batch_size: int | Literal["auto"],
 ) -> Iterator[tuple[int, Scored]]:
-    """Prompt and response together; left padding puts every response at the right edge."""
-    rows = [Row(r.ids + a, r.own + [False] * len(a), r.text) for r, a in zip(asked, answers, strict=True)]
+    """Prompt and response together, less its last token; left padding puts every response at the right edge."""
+    rows = [Row(r.ids + a[:-1], r.own + [False] * len(a[:-1]), r.text) for r, a in zip(asked, answers, strict=True)]
     face = face_for(model, steering)
     for batch in batches(model, rows, batch_size, purpose="read"):
         longest = max(len(answers[i]) for i in batch.rows)
         lengths = torch.tensor([len(asked[i]) for i in batch.rows], device=batch.input_ids.device)
         with torch.inference_mode(), steering.rows(batch.rows).on(model, prompt_length=lengths):
-            logits = run(face, batch, **_keep(face, longest + 1)).logits
+            logits = run(face, batch, **_keep(face, max(longest, 1))).logits
+        tokens = torch.zeros(len(batch.rows), longest, dtype=torch.long)
+        for line, i in zip(tokens, batch.rows, strict=True):
+            line[longest - len(answers[i]) :] = torch.tensor(answers[i], dtype=torch.long)
         # The logits before a token are those that predict it.
-        logits = logits[:, -longest - 1 : -1] if longest else logits[:, :0]
-        scored = _score(logits, batch.input_ids[:, batch.input_ids.shape[1] - longest :])
+        scored = _score(logits[:, logits.shape[1] - longest :], tokens)
         for line, best, i in zip(*scored, batch.rows, strict=True):
             start = longest - len(answers[i])
             yield i, Scored(line[start:].clone(), best[start:].clone())
@@ -210,9 +213,10 @@ def _with_shared_prompts(
     for batch in batches(model, asked, batch_size, purpose="read"):
         before = None
         if sum(late) > 1 and int(batch.attention_mask.sum(1).min()) > 1:
-            face = face_for(model, Steering())
-            early = Batch(*(tensor[:, :-1] for tensor in batch[:3]), batch.rows)
-            with torch.inference_mode():
+            face, lengths = face_for(model, Steering()), batch.attention_mask.sum(1)
+            early = Batch(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], batch.position_ids[:, :-1], batch.rows)
+            # A steering that is open around this call must not take the last token but one for the prompt's last.
+            with torch.inference_mode(), Steering().on(model, prompt_length=lengths):
                 before = run(face, early, use_cache=True, **_keep(face, 1)).past_key_values
         for number, steering in enumerate(steerings):
             start = copy.deepcopy(before) if late[number] else None
@@ -245,10 +249,9 @@ def _responses(
     logits = output.logits[:, -1].float()
     first, best = logits.log_softmax(-1).cpu(), logits.argmax(-1, keepdim=True).cpu()
     members = [(k, i, list(answer)) for k, row in enumerate(batch.rows) for i, answer in enumerate(answers[row])]
-    members.sort(key=lambda member: len(member[2]))
-    most = batch_size if isinstance(batch_size, int) else 64
-    for start in range(0, len(members), most):
-        chunk = members[start : start + most]
+    # Rows are bounded because each has a copy of the cache, tokens because each has logits over the vocabulary.
+    for numbers in chunks([len(answer) for _, _, answer in members], batch_size, 64, budget(model, "read")[1]):
+        chunk = [members[number] for number in numbers]
         own = steering.rows([batch.rows[k] for k, _, _ in chunk])
         with torch.inference_mode(), own.on(model, prompt_length=lengths[[k for k, _, _ in chunk]]):
             rest = _continue(face, batch, output.past_key_values, chunk)
@@ -273,7 +276,10 @@ def _continue(
     own = copy.deepcopy(cache)
     own.batch_select_indices(owner.cpu())  # layers may be spread over several devices
     mask = torch.cat([batch.attention_mask[owner], torch.ones_like(ids[:, :-1])], 1)
-    positions = (mask.cumsum(1) - 1)[:, -(longest - 1) :]
+    # Padding on the right is of no effect, but its positions must exist in the model's context.
+    read = torch.tensor([[max(len(answer) - 1, 0)] for _, _, answer in chunk], device=owner.device)
+    ends = batch.attention_mask[owner].sum(1, keepdim=True) + read - 1
+    positions = torch.minimum(mask.cumsum(1) - 1, ends)[:, -(longest - 1) :]
     part = Batch(ids[:, :-1], mask, positions, [])
     logits = run(face, part, use_cache=True, past_key_values=own).logits
     return _score(logits, ids[:, 1:])

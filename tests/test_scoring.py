@@ -10,6 +10,7 @@ import torch
 
 from lensteer import Add, SetProjection, Steering, at, generate, log_probs, per_row
 from lensteer.points import resolve
+from lensteer.prompts import Row
 
 PROMPTS = ["The sky", "A", "Rain falls on the roof, and on us"]
 RESPONSES = ["is", " b", "x"]
@@ -154,6 +155,27 @@ def test_a_prompt_and_its_response_fit_together_or_not_by_themselves(llama, forw
         with pytest.raises(ValueError, match=r"prompt 1 and its response have 101 \+ 60 tokens.*context of 128"):
             score(llama, ["x", "x" * 100], ["y", "y" * 60])
         assert calls == []
+
+
+def test_a_response_may_fill_the_context_since_its_last_token_is_not_read(tiny, forwards) -> None:
+    row = Row(tiny.tokenizer("x" * 100)["input_ids"], [], "")
+    fits = [97] * (129 - len(row))
+    expected = oracles.response_log_probs(tiny.hf, row.ids, fits)
+    with forwards(tiny) as calls:
+        alone = score(tiny, [row], [fits])
+        shared = score(tiny, [row, row], [fits, fits[:1]])
+    assert_same([alone[0], *shared], [expected, expected, expected[:1]])
+    assert calls[0] == (1, 128)
+    with pytest.raises(ValueError, match=r"more than the model's context of 128"):
+        score(tiny, [row], [[*fits, 97]])
+
+
+def test_long_responses_to_one_prompt_are_read_few_at_a_time(llama, forwards) -> None:
+    """Each has logits over the whole vocabulary; on a CPU a pass has 512 tokens at most."""
+    with forwards(llama) as calls:
+        found = score(llama, ["x"] * 12, [chr(97 + i) * 101 for i in range(12)])
+    assert sorted(calls[1:]) == [(2, 100), (5, 100), (5, 100)]
+    assert_same(found[2:3], wanted(llama, ["x"], ["c" * 101], []))
 
 
 @pytest.mark.parametrize(
