@@ -1,4 +1,4 @@
-"""Scores of responses: each function takes responses and returns a DataFrame with one row per response.
+"""Scores of responses and of questions: each function returns a DataFrame with one row for each that it is given.
 
 | module | question it answers |
 |---|---|
@@ -8,9 +8,13 @@
 | `formats` | does it take a form (bullets, case, JSON), also when it was cut off? |
 | `repetition` | does it repeat itself? |
 | `fluency` | how probable is it under the unsteered model or a judge? |
+| `open_answers` | is it the right answer to an open question; is it toxic? |
+| `multiple_choice` | which option of a question does the model, steered or not, find most likely? |
+| `truthfulqa` | does it find true answers more likely than false ones (MC1, MC2, MC3)? |
 
 A `success` column says whether the response does what was asked; every score of success should be read beside
-one of damage (`repetitions`, `perplexity`). Importing this package loads neither pandas, torch nor lm-eval.
+one of damage (`repetitions`, `perplexity`, `probability_inside`). Importing this package loads neither pandas nor
+lm-eval.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ from lensteer.evaluate.fluency import degenerate, perplexity, response_perplexit
 from lensteer.evaluate.formats import bullets, json_format, letter_case, lines_matching
 from lensteer.evaluate.ifeval import ifeval, instruction_ids
 from lensteer.evaluate.length import lengths, meets_length, split_sentences
+from lensteer.evaluate.multiple_choice import multiple_choice, multiple_choice_grid, require_single_token
+from lensteer.evaluate.open_answers import exact_match, hub_classifier, toxicity, toxicity_rate
 from lensteer.evaluate.repetition import repetitions
+from lensteer.evaluate.truthfulqa import truthfulqa, truthfulqa_scores
 from lensteer.evaluate.words import excludes_words, includes_words
 
 __all__ = [
@@ -38,4 +45,13 @@ __all__ = [
     "perplexity",
     "response_perplexity",
     "degenerate",
+    "exact_match",
+    "toxicity",
+    "toxicity_rate",
+    "hub_classifier",
+    "multiple_choice",
+    "multiple_choice_grid",
+    "require_single_token",
+    "truthfulqa",
+    "truthfulqa_scores",
 ]

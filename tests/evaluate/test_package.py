@@ -32,6 +32,8 @@ SCORES = {
     "letter_case": evaluate.letter_case,
     "json_format": evaluate.json_format,
     "lines_matching": lambda responses: evaluate.lines_matching(responses, "-"),
+    "exact_match": lambda responses: evaluate.exact_match(responses, ["cat"] * len(responses)),
+    "toxicity": lambda responses: evaluate.toxicity(responses, lambda texts: [0.0] * len(texts)),
 }
 
 
