@@ -3,6 +3,9 @@
     sweep              run a grid of candidates -> DataFrame
     layer_selection    decision rules on that DataFrame
     confirmation       the chosen setting on test prompts, against its controls
+    choice_sweep       a grid of steerings on multiple-choice questions -> DataFrame
+    choice_selection   which K (or layer) and strength, confirmed, with the optimism of choosing on the test set
+    pairs_curve        accuracy against the number of contrastive pairs
     geometry           cosines, projections, logit lens and stability of directions
     figures            plotly figures from DataFrames and arrays
     report             one self-contained HTML file

@@ -75,19 +75,18 @@ def grid(
         raise ValueError(f"a grid of {method!r} is over ks= or over layers=, one of the two")
     if method == UNSTEERED:
         raise ValueError("the name 'none' is for the model without steering: unsteered()")
-    places, values = list(ks if layers is None else layers), [float(strength) for strength in strengths]
+    over_k = layers is None
+    places, values = [*(ks or ()), *(layers or ())], [float(strength) for strength in strengths]
     if not places or not values:
         raise ValueError(f"a grid of {method!r} needs values, got {places} and strengths {values}")
     for place in places:
-        if place < (layers is None):
-            raise ValueError(f"{'K' if layers is None else 'layer'}={place} in the grid of {method!r} is too small")
+        if place < over_k:
+            raise ValueError(f"{'K' if over_k else 'layer'}={place} in the grid of {method!r} is too small")
     for value in values:
         if value == 0 or not math.isfinite(value):
             raise ValueError(f"strength {value:g} in the grid of {method!r}; no steering is a setting of its own")
     return [
-        Setting(
-            method, place if layers is None else 0, -1 if layers is None else place, value, make(place, value), seed
-        )
+        Setting(method, place if over_k else 0, -1 if over_k else place, value, make(place, value), seed)
         for place in places
         for value in values
     ]

@@ -67,7 +67,7 @@ def element_map(
     if limit is not None and not limit > 0:
         raise ValueError(f"limit must be positive, got {limit}")
     if centre is None:
-        centre = _CHANCE.get(criterion, 0.0)
+        centre = _CHANCE.get(str(criterion), 0.0)
     cells = table.pivot(index="element", columns="layer", values="score")
     far = np.abs(table["score"].to_numpy(dtype=float) - centre)
     scale = limit or float(np.quantile(far, 0.99)) or float(far.max()) or 1.0
