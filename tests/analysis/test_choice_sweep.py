@@ -381,6 +381,8 @@ def test_bad_sweeps_are_refused_before_any_work(llama: Any, settings: Any, forwa
     model, long = llama.model, Question("x" * 127, ("yes", "no"), (0,))
     clean = [Setting("SADI", 1, -1, 2.0, settings(QUESTIONS)[1].steering)]
     (tmp_path / "file").write_text("")
+    for setting in settings(QUESTIONS):
+        setting.steering.points(model)  # a model's points are looked at once, with passes of their own
     with forwards(llama) as calls:
         for arguments, message in (
             (([], QUESTIONS), "no settings were given"),
