@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -455,3 +456,10 @@ def test_moments_alone_are_refused(llama: Any) -> None:
     seen = contrast(llama.model, PAIRS, "resid_post", reduce="moments", progress=False)
     with pytest.raises(ValueError, match="only the moments"):
         contrastive.caa(seen)
+
+
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(ImportError, match=r"lensteer\[eval\]"):
+        contrastive.logistic(made())
+    assert contrastive.caa(made()).direction.any()  # the others need none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -392,3 +393,11 @@ def test_activations_that_are_missing_or_not_finite_are_refused(llama: Any) -> N
     positive[1, 2, 3, 0] = math.nan
     with pytest.raises(ValueError, match=r"'z' hold NaN or inf in layers \[1\]"):
         iti.from_contrast(seen_of(positive, negative), progress=False)
+
+
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("sklearn.model_selection", "sklearn.linear_model"):
+        with monkeypatch.context() as missing:
+            missing.setitem(sys.modules, module, None)
+            with pytest.raises(ImportError, match=r"lensteer\[eval\]"):
+                iti.from_contrast(made(), progress=False)
