@@ -88,8 +88,8 @@ def split_questions(
         start += count
     parts: dict[str, list[Any]] = {name: [] for name in sizes}
     for question in asked:
-        if (name := part_of.get(repr(question.prompt))) is not None:
-            parts[name].append(question)
+        if repr(question.prompt) in part_of:  # fractions below 1 in total leave some out
+            parts[part_of[repr(question.prompt)]].append(question)
     return parts
 
 
