@@ -131,13 +131,14 @@ def tails(
             cut = 0
         before = None
         if cut:
-            early = Batch(*(tensor[:, :cut] for tensor in batch[:3]), batch.rows)
+            ids, mask, places = (tensor[:, :cut] for tensor in batch[:3])
+            early = Batch(ids, mask, places, batch.rows)
             with twin.lock, torch.no_grad():
                 before = run(face, early, use_cache=True, **_last_only(face)).past_key_values
         part = Batch(batch.input_ids[:, cut:], batch.attention_mask, batch.position_ids[:, cut:], batch.rows)
         column = part.input_ids.shape[1] - 1 - shared
-        ids = (torch.tensor([item[side] for item in own]) for side in (2, 3))
-        yield Tail(model, face, part, before, column, *ids)
+        right, wrong = (torch.tensor([item[side] for item in own]) for side in (2, 3))
+        yield Tail(model, face, part, before, column, right, wrong)
 
 
 def _last_only(face: Any) -> dict[str, int]:

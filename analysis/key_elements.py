@@ -131,6 +131,8 @@ class Criteria:
     def layer_distribution(self, k: int) -> pd.DataFrame:
         """In which layers the first K lie: criterion, layer, count; layers without any are listed with 0.
 
+        With few pairs "auroc" and "probe" have few values, many elements tie at the top, and ties go to lower layers.
+
         Raises:
             ValueError: K below 1 or above the number of elements.
         """
@@ -144,7 +146,9 @@ class Criteria:
         layers, width = next(iter(self.scores.values())).shape
         k = min(3, layers * width)
         best = (f"{name} {', '.join(f'{i}.{j}' for i, j in self.top(name, k).tolist())}" for name in self.scores)
-        return f"Criteria of {self.element}s: {layers} layers x {width}; first (layer.element): {'; '.join(best)}"
+        return (
+            f"Criteria of {self.element} elements: {layers} layers x {width}; first (layer.element): {'; '.join(best)}"
+        )
 
 
 def criteria(

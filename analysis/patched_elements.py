@@ -62,7 +62,7 @@ def reference_values(reference: Any, element: str, place: Place, n: int) -> Floa
     values = reference.get(element) if isinstance(reference, Mapping) else reference
     one, every = place.shape, (place.shape[0], n, *place.shape[1:])
     shape = tuple(getattr(values, "shape", ()))
-    if shape not in (one, every):
+    if not isinstance(values, Tensor) or shape not in (one, every):
         raise ValueError(
             f"reference values of {element!r} must be [layer, *shape] = {one}, or {every} with one for each pair; got "
             f"{shape or type(values).__name__}"

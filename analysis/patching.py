@@ -71,7 +71,7 @@ def attribution_patching(
             too long, a site that the architecture lacks, or a model that is being steered.
     """
     options: dict[str, Any] = {"hidden_site": hidden_site, "batch_size": batch_size, "progress": progress}
-    references = reference if isinstance(reference, str) else {element: reference}
+    references: Any = reference if isinstance(reference, str) else {element: reference}
     return attribution_patching_all(
         model, pairs, [element], reference=references, prompt_format=prompt_format, **options
     )[element]
