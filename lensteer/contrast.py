@@ -109,8 +109,8 @@ def contrast(
     layers = list(layers) if isinstance(layers, Iterable) else layers  # used once for every site
     names = {site: hook_names(model, site, layers) for site in asked}
     rows = [
-        answered_rows(model, [p.prompt for p in checked], [p[side] for p in checked], prompt_format=prompt_format)
-        for side in (1, 2)
+        answered_rows(model, [p.prompt for p in checked], answers, prompt_format=prompt_format)
+        for answers in ([p.right for p in checked], [p.wrong for p in checked])
     ]
     every = [name for own in names.values() for name in own]
     options: dict[str, Any] = {"batch_size": batch_size, "resume": resume, "progress": progress}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,12 +132,13 @@ class SADI:
             clean: for "frozen", what `read` found in the prompts; the steering is for these prompts, in this order.
 
         Raises:
-            ValueError: K out of range, a negative strength, or a frozen steering without ``clean`` or at other tokens.
+            ValueError: K out of range, a negative strength, or a frozen steering without ``clean``, with what another
+                fit has read, or at other tokens.
         """
-        if not 0 <= strength < float("inf"):
+        if not isinstance(strength, Real) or not 0 <= strength < float("inf"):
             raise ValueError(
-                f"strength={strength}: it is δ in A + δ·A and must not be negative (the released code's s is 1 + δ); "
-                "to switch elements off, use ScaleElements(mask, -1.0)"
+                f"strength={strength!r}: it is δ in A + δ·A, one number, and must not be negative (the released code's "
+                "s is 1 + δ); to switch elements off, use ScaleElements(mask, -1.0)"
             )
         if mode not in ("frozen", "live"):
             raise ValueError(f"mode must be 'frozen' or 'live', got {mode!r}")
@@ -241,9 +242,16 @@ class SADI:
         self, clean: Activations, mask: Bool[Tensor, "layer element"], strength: float
     ) -> Iterator[tuple[str, Edit]]:
         """The component of every layer as the prompts have it, scaled; a gated neuron before the gate, unscaled."""
+        shape = tuple(self.difference.shape[1:])
         for name, own in zip(self._frozen_names, self._wide(mask), strict=True):
+            found = clean.get(name)
+            if not isinstance(found, Tensor) or tuple(found.shape[1:]) != shape:
+                raise ValueError(
+                    f"clean holds no activations of {name!r} with axes [prompt, *{shape}]; pass what "
+                    "read(model, prompts) of this very fit gives"
+                )
             factor = 1.0 if self._is_gated else 1 + strength * own.float()
-            yield name, at(SetElements(clean[name] * factor, per_row=True), "last")
+            yield name, at(SetElements(found * factor, per_row=True), "last")
 
     @property
     def _frozen_names(self) -> list[str]:
@@ -270,8 +278,8 @@ class SADI:
         from lensteer.storage import load_tensors
 
         tensors, content = load_tensors(path, _FORMAT)
-        sides = {side: Moments.unpack(tensors[side]) for side in ("positive", "negative")}
-        return cls(**content, **sides, ranking=tensors.get("ranking"))
+        positive, negative = (Moments.unpack(tensors[side]) for side in ("positive", "negative"))
+        return cls(positive=positive, negative=negative, ranking=tensors.get("ranking"), **content)
 
     def __repr__(self) -> str:
         layers, width = self.scores.shape

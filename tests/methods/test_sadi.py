@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lensteer import AnswerPair, ScaleElements, Steering, contrast, generate, load_model, sadi
+from lensteer import AnswerPair, ScaleElements, Steering, capture, contrast, generate, load_model, sadi
 from lensteer.contrast import Contrast
 from lensteer.methods.sadi import SADI
 from lensteer.moments import Moments
@@ -641,10 +641,10 @@ def test_k_may_be_a_numpy_number_as_it_comes_out_of_a_table() -> None:
     assert len(GIVEN.table(np.int64(3))) == 3
 
 
-@pytest.mark.parametrize("strength", [-1.0, -1e-9, float("nan"), float("inf")])
+@pytest.mark.parametrize("strength", [-1.0, -1e-9, float("nan"), float("inf"), None, "2", torch.ones(2)])
 @pytest.mark.parametrize("k", [0, 3])
-def test_a_strength_is_finite_and_not_negative(strength: float, k: int) -> None:
-    with pytest.raises(ValueError, match=r"strength=.*not be negative.*s is 1 \+ δ.*ScaleElements\(mask, -1.0\)"):
+def test_a_strength_is_one_finite_number_that_is_not_negative(strength: Any, k: int) -> None:
+    with pytest.raises(ValueError, match=r"strength=.*not be negative.*1 \+ δ.*ScaleElements\(mask, -1.0\)"):
         GIVEN.steering(k, strength, mode="live")
 
 
@@ -669,13 +669,30 @@ def test_frozen_needs_a_clean_reading_of_its_prompts_and_the_tokens_it_can_act_o
     for tokens in ("all", "generated", 0, [0, -1], slice(-2, None)):
         with pytest.raises(ValueError, match=r"a frozen steering acts at tokens='last' or STEPS.*use mode='live'"):
             fitted.steering(3, 2.0, tokens=tokens, clean=clean)
-    with pytest.raises((ValueError, KeyError), match=r"no activations of 'blocks.0.mlp.hook_pre'"):
-        six_fits["neuron"].steering(3, 2.0, clean=clean)
+
+
+def test_a_reading_by_another_fit_or_of_other_tokens_is_refused(six: Any, six_fits: Any) -> None:
+    fitted, names = six_fits["mlp_out"], [f"blocks.{i}.hook_mlp_out" for i in range(6)]
+    for clean in (
+        six_fits["z"].read(six.model, PROMPTS, prompt_format="plain"),
+        capture(six.model, PROMPTS, names, tokens="all", **PLAIN),
+        capture(six.model, PROMPTS, names, reduce="moments", **PLAIN),
+        capture(six.model, PROMPTS, names, reduce="mean", **PLAIN),
+        capture(six.model, PROMPTS, names[:3], **PLAIN),
+    ):
+        with pytest.raises(
+            ValueError, match=r"clean holds no activations of 'blocks.\d.hook_mlp_out'.*of this very fit"
+        ):
+            fitted.steering(3, 2.0, clean=clean)
+    narrow = made(torch.zeros(6, 16), metadata=fitted.metadata)
+    with pytest.raises(ValueError, match=r"\[prompt, \*\(16,\)\]"):
+        narrow.steering(3, 2.0, clean=fitted.read(six.model, PROMPTS, prompt_format="plain"))
 
 
 def test_values_of_another_number_of_prompts_than_are_run_are_refused(six: Any, six_fits: Any, forwards: Any) -> None:
     fitted = six_fits["z"]
     steering = fitted.steering(3, 2.0, clean=fitted.read(six.model, PROMPTS[:3], prompt_format="plain"))
+    steering.points(six.model)  # each kind of point is tried once
     with forwards(six) as calls:
         for use in (
             lambda: generate(six.model, PROMPTS[:2], steering, **PLAIN),
