@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -335,3 +336,9 @@ def test_requests_that_cannot_be_answered_are_named(llama) -> None:
     with pytest.raises(ValueError, match=r"\{'num_beams': 4\}, which lensteer.generate does not do"):
         lm.generate_until(ask("generate_until", [("The sky is", {"max_gen_toks": 8, "num_beams": 4})]))
     assert lm.loglikelihood([]) == lm.loglikelihood_rolling([]) == lm.generate_until([]) == []
+
+
+def test_without_lm_eval_the_error_names_the_extra(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    with pytest.raises(ImportError, match=r'pip install "lensteer\[eval\]"'):
+        runpy.run_path(import_module(LensteerLM.__module__).__file__)
