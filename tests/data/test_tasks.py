@@ -192,7 +192,7 @@ def test_the_wrong_label_of_sst5_is_the_other_pole_at_the_same_intensity(file: P
 
 
 def test_tasks_without_opposites_draw_any_wrong_option_and_open_ones_another_answer() -> None:
-    pairs = contrastive_pairs("knowledge", questions("knowledge"))
+    pairs = contrastive_pairs("knowledge", questions("knowledge", layout="letters"))
     assert all(pair.right != pair.wrong for pair in pairs) and len({pair.wrong for pair in pairs}) == 4
     trivia = open_questions("trivia")
     for pair, question in zip(contrastive_pairs("trivia", trivia), trivia, strict=True):
