@@ -1,4 +1,4 @@
-"""The terminal front: ``lensteer demo | fit | sweep | generate | report | models``; each command is one library call.
+"""The terminal front, ``lensteer demo | fit | sweep | generate | …``: each command is one library call.
 
 It stands beside the analysis modules because it uses both packages, and ``lensteer`` never imports ``analysis``.
 """
@@ -38,11 +38,14 @@ def demo(
 ) -> None:
     """Fit, sweep, choose, confirm and report on the embedded model: the whole procedure in one command."""
     from analysis.demo import run_demo
+    from analysis.element_study import short_table
 
     started = time.monotonic()
     lens = _load(model, device)
     finished = run_demo(lens, out, quick=quick, seed=seed, say=_say)
     _show(finished.table, "On test prompts the choice has not seen (95 % intervals)")
+    title = f"Key heads for {finished.elements.name}: on test questions the choice has not seen (95 % intervals)"
+    _show(short_table(finished.elements), title)
     for path in finished.files:
         _say(f"wrote {path}")
     _say(f"done in {time.monotonic() - started:.0f} s")
@@ -220,6 +223,17 @@ def models() -> None:
     _show(pd.DataFrame(kinds, columns=["name", "what it is"]), "")
     made = sorted(p.parent.name for p in cache_dir().glob("*/config.json"))
     _say(f"in {cache_dir()}: {', '.join(made) or 'nothing yet'}")
+
+
+@app.command(
+    "lm-eval", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval's own command line with the model `lensteer`: `--model lensteer --model_args steering=FILE --tasks …`."""
+    from lensteer.evaluate.lm_eval_model import main as run_lm_eval
+
+    sys.argv = ["lm_eval", *context.args]
+    run_lm_eval()
 
 
 def main() -> None:

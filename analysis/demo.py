@@ -1,4 +1,4 @@
-"""The main job: several instructions on one model, from pairs to a report. ``lensteer demo`` calls `run_demo`."""
+"""The main job: instructions and key elements on one model, from pairs to a report. ``lensteer demo`` runs it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from analysis import figures
 from analysis.choices import Selection
+from analysis.element_study import ElementSize, ElementStudy, add_to_report, element_study
 from analysis.geometry import cosine_matrix, logit_lens, token_projections
 from analysis.layer_selection import Budget, choose, paper_rule
 from analysis.report import Report
 from analysis.study import Size, Study, saved_files, study
 from analysis.tables import write_table
 from analysis.tasks import named_task
+from lensteer import data
 from lensteer.models import fingerprint
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 INSTRUCTIONS = ("numbered", "french", "spanish", "german", "very_short", "include:ocean")
 QUICK = ("numbered", "french")
 _DEPTH = 30  # layers of the embedded model, which the sizes are for
+ELEMENT_TASK = "sentiment"
+_QUESTIONS, _QUICK_QUESTIONS = {"fit": 60, "validation": 30, "test": 60}, {"fit": 20, "validation": 12, "test": 24}
+_QUICK_ELEMENTS = ElementSize(ks=(1, 4), strengths=(1.0, 4.0), layers=(14, 22), patched_heads=6, patched_pairs=6)
 _QUICK_SIZE = Size(pairs=24, validation=4, test=8, layers=(20, 24), max_new_tokens=20)
 
 
@@ -35,6 +40,7 @@ class Finished:
     """What the demo found and where it wrote it."""
 
     study: Study
+    elements: ElementStudy
     table: pd.DataFrame
     files: list[Path]
 
@@ -48,10 +54,10 @@ def run_demo(
     say: Callable[[str], Any] = lambda message: None,
     progress: bool = True,
 ) -> Finished:
-    """Study the demo's instructions and write ``report.html``, ``results.parquet``, vectors and steerings.
+    """Study the demo's instructions and the key heads of a task, and write ``report.html``, results and steerings.
 
-    The results are a ``.csv`` where pyarrow is not installed. Layers are those of the embedded model, moved to the same
-    relative depth in a model of another depth.
+    Results are ``results.parquet`` and ``elements.parquet``, or ``.csv`` without pyarrow. Layers are those of the
+    embedded model, moved to the same relative depth in a model of another depth.
 
     Args:
         quick: fewer instructions, layers, prompts and tokens.
@@ -60,13 +66,24 @@ def run_demo(
     tasks = [named_task(name) for name in (QUICK if quick else INSTRUCTIONS)]
     size = _for_depth(_QUICK_SIZE if quick else Size(), int(model.cfg.n_layers))
     done = study(model, tasks, folder, size=size, seed=seed, progress=progress, say=say)
+    few = _for_depth(_QUICK_ELEMENTS if quick else ElementSize(), int(model.cfg.n_layers))
+    counts = _QUICK_QUESTIONS if quick else _QUESTIONS
+    questions = {split: data.questions(ELEMENT_TASK, split, n) for split, n in counts.items()}
+    elements = element_study(
+        model, questions, folder, name=ELEMENT_TASK, size=few, seed=seed, progress=progress, say=say
+    )
     ending = "parquet" if find_spec("pyarrow") else "csv"
     results = write_table(done.results, folder / f"results.{ending}")
-    report = study_report(model, done, seed).save(folder / "report.html")
-    return Finished(done, short_table(done.confirmed), [report, results, *saved_files(done, folder)])
+    choices = write_table(elements.results.drop(columns="options", errors="ignore"), folder / f"elements.{ending}")
+    report = add_to_report(study_report(model, done, seed), elements).save(folder / "report.html")
+    files = [report, results, choices, *saved_files(done, folder)]
+    return Finished(done, elements, short_table(done.confirmed), files)
 
 
-def _for_depth(size: Size, n_layers: int) -> Size:
+Sized = TypeVar("Sized", Size, ElementSize)
+
+
+def _for_depth(size: Sized, n_layers: int) -> Sized:
     moved = (layer * n_layers // _DEPTH for layer in size.layers)
     return replace(size, layers=tuple(dict.fromkeys(moved)))
 

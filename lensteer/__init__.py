@@ -8,7 +8,9 @@ ls.generate(model, ["How do plants grow?"], vectors.set_projection(layer=24))
 
 from __future__ import annotations
 
+import lensteer.methods.contrastive as contrastive
 import lensteer.methods.instruction as instruction
+import lensteer.methods.iti as iti
 import lensteer.methods.sadi as sadi
 from lensteer import data, evaluate
 from lensteer.answers import AnswerPair, Question, answer_pairs
@@ -43,11 +45,13 @@ __all__ = [
     "at",
     "capture",
     "contrast",
+    "contrastive",
     "data",
     "evaluate",
     "generate",
     "hook_names",
     "instruction",
+    "iti",
     "load_model",
     "log_probs",
     "per_row",

@@ -202,7 +202,8 @@ def _from_pretrained(
     where: dict[str, Any] = {"revision": revision} if folder is None else {"local_files_only": True}
     try:
         with quiet_transformers():
-            loaded = AutoModelForCausalLM.from_pretrained(folder or name, output_loading_info=True, **options, **where)
+            options["output_loading_info"] = True
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder or name, **options, **where)
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder or name, **where)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
@@ -218,7 +219,7 @@ def _from_pretrained(
             "not a causal language model"
         )
     if not spread:
-        hf = hf.to(device)  # type: ignore[arg-type]
+        hf = hf.to(device)
     return hf, tokenizer
 
 

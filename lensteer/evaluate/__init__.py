@@ -11,6 +11,7 @@
 | `open_answers` | is it the right answer to an open question; is it toxic? |
 | `multiple_choice` | which option of a question does the model, steered or not, find most likely? |
 | `truthfulqa` | does it find true answers more likely than false ones (MC1, MC2, MC3)? |
+| `lm_eval_model` | all tasks of lm-eval: `LensteerLM`, a steered model as an lm-eval model |
 
 A `success` column says whether the response does what was asked; every score of success should be read beside
 one of damage (`repetitions`, `perplexity`, `probability_inside`). Importing this package loads neither pandas nor
@@ -18,6 +19,8 @@ lm-eval.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from lensteer.evaluate.fluency import degenerate, perplexity, response_perplexity
 from lensteer.evaluate.formats import bullets, json_format, letter_case, lines_matching
@@ -55,3 +58,11 @@ __all__ = [
     "truthfulqa",
     "truthfulqa_scores",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LensteerLM":  # its module needs lm-eval
+        from lensteer.evaluate.lm_eval_model import LensteerLM
+
+        return LensteerLM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

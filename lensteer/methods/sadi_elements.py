@@ -167,7 +167,7 @@ class SADI:
         model: TransformerBridge,
         prompts: Sequence[Prompt | Row],
         *,
-        prompt_format: str = "auto",
+        prompt_format: str = "plain",
         batch_size: int | Literal["auto"] = "auto",
         progress: bool = False,
     ) -> Activations:
@@ -176,7 +176,8 @@ class SADI:
         One reading serves every K and strength.
 
         Args:
-            prompt_format: how the prompts are rendered; as where they are run afterwards.
+            prompt_format: how the prompts are rendered; must be as where they are run: "plain" for `multiple_choice`,
+                "auto" for `generate`.
 
         Raises:
             ValueError: a model of another shape, or prompts that `tokenize` refuses.
