@@ -44,7 +44,7 @@ def demo(
     lens = _load(model, device)
     finished = run_demo(lens, out, quick=quick, seed=seed, say=_say)
     _show(finished.table, "On test prompts the choice has not seen (95 % intervals)")
-    title = f"Key heads for {finished.elements.name}: on test questions the choice has not seen (95 % intervals)"
+    title = f"Key heads for {finished.elements.name}, {finished.elements.by} match on test questions (95 % intervals)"
     _show(short_table(finished.elements), title)
     for path in finished.files:
         _say(f"wrote {path}")

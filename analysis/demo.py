@@ -30,7 +30,7 @@ INSTRUCTIONS = ("numbered", "french", "spanish", "german", "very_short", "includ
 QUICK = ("numbered", "french")
 _DEPTH = 30  # layers of the embedded model, which the sizes are for
 ELEMENT_TASK = "sentiment"
-_QUESTIONS, _QUICK_QUESTIONS = {"fit": 60, "validation": 30, "test": 60}, {"fit": 20, "validation": 12, "test": 24}
+_QUESTIONS, _QUICK_QUESTIONS = {"fit": 48, "validation": 24, "test": 48}, {"fit": 20, "validation": 12, "test": 24}
 _QUICK_ELEMENTS = ElementSize(ks=(1, 4), strengths=(1.0, 4.0), layers=(14, 22), patched_heads=6, patched_pairs=6)
 _QUICK_SIZE = Size(pairs=24, validation=4, test=8, layers=(20, 24), max_new_tokens=20)
 

@@ -39,8 +39,8 @@ class ElementSize:
 
     elements: tuple[Element, ...] = ("head",)
     ks: tuple[int, ...] = (1, 4, 16)
-    strengths: tuple[float, ...] = (1.0, 4.0, 9.0)
-    layers: tuple[int, ...] = (10, 14, 18, 22)
+    strengths: tuple[float, ...] = (1.0, 4.0)
+    layers: tuple[int, ...] = (10, 16, 22)
     patched_heads: int = 16
     patched_pairs: int = 16
     random_seeds: int = 1
@@ -52,6 +52,7 @@ class ElementStudy:
 
     Attributes:
         name: of the task.
+        by: the score that was chosen by and is reported.
         found: scores of every head by every criterion, attribution and the probes of ITI among them.
         patching: attribution against brute force on a sample of heads.
         validation, test: one row per setting and question.
@@ -61,6 +62,7 @@ class ElementStudy:
     """
 
     name: str
+    by: str
     found: Criteria
     patching: Comparison
     validation: pd.DataFrame
@@ -81,6 +83,7 @@ def element_study(
     folder: str | Path,
     *,
     name: str = "questions",
+    by: str = "exact",
     size: ElementSize | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -91,6 +94,8 @@ def element_study(
     Args:
         questions: "fit", "validation" and "test".
         folder: finished batches and chunks are kept here.
+        by: the score to choose by and to report: "exact", the published one (the answer is what the model finds most
+            likely of everything it could say), or "correct" (most likely of the options).
         say: is told what starts, for a terminal.
 
     Raises:
@@ -115,13 +120,14 @@ def element_study(
     validation, test = (choice_sweep(model, make, questions[split], **options) for split in ("validation", "test"))
     return ElementStudy(
         name,
+        by,
         found.with_scores("probe", probes.accuracy).with_scores("attribution", attribution.abs()),
         compare(attribution_patching(model, few, "head", progress=progress), patched),
         validation.assign(split="validation"),
         test.assign(split="test"),
-        choose_setting(validation, seed=seed),
-        confirm_choice(validation, test, seed=seed),
-        optimism(validation, test, seed=seed),
+        choose_setting(validation, by=by, seed=seed),
+        confirm_choice(validation, test, by=by, seed=seed),
+        optimism(validation, test, by=by, seed=seed),
     )
 
 
@@ -161,7 +167,7 @@ def short_table(study: ElementStudy) -> pd.DataFrame:
             {
                 "method": row.method,
                 "at": f"{place}, {row.strength:g}" if place else "",
-                "accuracy": f"{row.accuracy:.2f} [{row.accuracy_low:.2f}, {row.accuracy_high:.2f}]",
+                study.by: f"{row.accuracy:.2f} [{row.accuracy_low:.2f}, {row.accuracy_high:.2f}]",
                 "against none": f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
                 "inside the options": f"{row.said_inside:.2f}",
             }
@@ -174,7 +180,9 @@ def add_to_report(report: Report, study: ElementStudy) -> Report:
     k = 8
     report.section(f"Key elements: heads for {study.name}")
     report.text(
-        "Heads are ranked by how their activations at the last answer token differ between right and wrong answers. K "
+        f"The score is **{study.by}**: whether the right answer is what the model finds most likely, "
+        + ("of all it could say. " if study.by == "exact" else "of the options. ")
+        + "Heads are ranked by how their activations at the last answer token differ between right and wrong answers. K "
         "and strength are chosen on validation questions and reported on test questions, beside random heads, the "
         "same push for every input (**fixed**), ITI and CAA. **said_inside** is the share of questions for which "
         "the most likely token begins one of the options at all."
