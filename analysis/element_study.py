@@ -182,10 +182,10 @@ def add_to_report(report: Report, study: ElementStudy) -> Report:
     report.text(
         f"The score is **{study.by}**: whether the right answer is what the model finds most likely, "
         + ("of all it could say. " if study.by == "exact" else "of the options. ")
-        + "Heads are ranked by how their activations at the last answer token differ between right and wrong answers. K "
-        "and strength are chosen on validation questions and reported on test questions, beside random heads, the "
-        "same push for every input (**fixed**), ITI and CAA. **said_inside** is the share of questions for which "
-        "the most likely token begins one of the options at all."
+        + "Heads are ranked by how their activations at the last answer token differ between right and wrong answers. "
+        "K and strength are chosen on validation questions and reported on test questions, beside random heads, the "
+        "same push for every input (**fixed**), ITI and CAA. **said_inside** is the share of questions for which the "
+        "most likely token begins one of the options at all."
     )
     report.table(study.confirmed, caption="On test questions; intervals are 95 % bootstrap intervals over questions.")
     report.table(
