@@ -80,8 +80,13 @@ def confirm(
     return pd.DataFrame(rows)
 
 
-def require_disjoint_prompts(validation: pd.DataFrame, test: pd.DataFrame) -> None:
+def require_disjoint_prompts(
+    validation: pd.DataFrame, test: pd.DataFrame, names: tuple[str, str] = ("validation results", "test results")
+) -> None:
     """Refuse prompts that stand in both tables; blanks and upper or lower case make no difference.
+
+    Args:
+        names: what the tables are called in the error.
 
     Raises:
         ValueError: names how many, and the first.
@@ -91,7 +96,7 @@ def require_disjoint_prompts(validation: pd.DataFrame, test: pd.DataFrame) -> No
     if again.any():
         overlap = test.loc[again, "prompt"].drop_duplicates()
         raise ValueError(
-            f"{len(overlap)} prompts are in both the validation and the test results "
+            f"{len(overlap)} prompts are in both the {names[0]} and the {names[1]} "
             f"(first: {overlap.iloc[0]!r}); a choice must be confirmed on prompts that it was not made on"
         )
 

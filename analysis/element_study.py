@@ -7,35 +7,59 @@ steering that does not adapt.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from analysis import figures
 from analysis.choice_selection import choose_setting, confirm_choice, optimism
 from analysis.choice_settings import Setting, grid, unsteered
 from analysis.choice_sweep import choice_sweep
+from analysis.confirmation import require_disjoint_prompts
 from analysis.key_elements import Criteria, criteria
 from analysis.patching import Comparison, activation_patching, attribution_patching, compare
 from analysis.report import Report
-from lensteer.answers import Question, answer_pairs
+from lensteer.answers import AnswerPair, Question, answer_pairs
 from lensteer.contrast import Contrast, contrast
+from lensteer.data import data_hash
+from lensteer.evaluate.multiple_choice import check_questions, option_ids
 from lensteer.methods import contrastive, iti, sadi
 from lensteer.methods.iti import ITI
-from lensteer.methods.sadi import SADI, Element
+from lensteer.methods.sadi import Element
+from lensteer.models import fingerprint, twin_of
+from lensteer.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+SPLITS = ("fit", "validation", "test")
+SCORES = ("exact", "correct", "correct_normalised")
+_FORMAT = "lensteer.patching.v1"
 _CRITERIA = ("signed", "abs", "effect_size", "abs_auroc")  # and the probes of ITI, which are fitted anyway
 
 
 @dataclass(frozen=True)
 class ElementSize:
-    """How much a study of elements does, once it has its questions."""
+    """How much a study of elements does, once it has its questions.
+
+    Attributes:
+        elements: of SADI; the first is what the controls (random, fixed) are made of.
+        ks: numbers of elements, for SADI, its controls and ITI.
+        strengths: of all methods; ITI's α, which counts standard deviations, is 5 times as large.
+        layers: of CAA.
+        patched_heads, patched_pairs: how many heads are patched one by one, on how many of the pairs.
+        random_seeds: how many random choices of elements are tried.
+    """
 
     elements: tuple[Element, ...] = ("head",)
     ks: tuple[int, ...] = (1, 4, 16)
@@ -99,21 +123,21 @@ def element_study(
         say: is told what starts, for a terminal.
 
     Raises:
-        ValueError: a split that is missing, prompts that two splits share, or a model that is being steered.
+        ValueError: a split that is missing, prompts that two splits share, an unknown score, a size that the model
+            lacks the heads or layers for, a question that is too long, or a model that is being steered. All of these
+            before any work.
+        ImportError: without scikit-learn.
     """
     size, cache = size or ElementSize(), Path(folder) / "cache"
-    if missing := {"fit", "validation", "test"} - set(questions):
-        raise ValueError(f"questions need the splits fit, validation and test; {', '.join(sorted(missing))} is missing")
+    _require_possible(model, questions, by, size)
     pairs = answer_pairs(questions["fit"], seed=seed)
     say(f"{name}: reading {len(pairs)} right and wrong answers, and ranking heads")
     sites = [sadi.SITES[element][0] for element in size.elements]
     seen = contrast(model, pairs, ["z", "resid_post", *sites], resume=cache / "answers", progress=progress)
-    found = criteria(seen, "head", _CRITERIA, seed=seed, progress=progress)
-    attribution = attribution_patching(model, pairs, "head", progress=progress)
-    few = pairs[: size.patched_pairs]
-    patched = activation_patching(model, few, "head", sample=size.patched_heads, seed=seed, progress=progress)
     probes = iti.from_contrast(seen, seed=seed, progress=progress)
-    make = _settings(model, seen, probes, size, seed)
+    found = criteria(seen, "head", _CRITERIA, seed=seed, progress=progress)
+    attribution, patching = _patching(model, pairs, size, cache, seed, progress)
+    make = _settings(model, seen, probes, size, seed, cache / "prompts")
     n_validation, n_test = len(questions["validation"]), len(questions["test"])
     say(f"{name}: sweeping K and strength on {n_validation} validation and {n_test} test questions")
     options: dict[str, Any] = {"cache": cache, "progress": progress}
@@ -122,7 +146,7 @@ def element_study(
         name,
         by,
         found.with_scores("probe", probes.accuracy).with_scores("attribution", attribution.abs()),
-        compare(attribution_patching(model, few, "head", progress=progress), patched),
+        patching,
         validation.assign(split="validation"),
         test.assign(split="test"),
         choose_setting(validation, by=by, seed=seed),
@@ -131,8 +155,69 @@ def element_study(
     )
 
 
+def _require_possible(
+    model: TransformerBridge, questions: Mapping[str, Sequence[Question]], by: str, size: ElementSize
+) -> None:
+    if missing := [split for split in SPLITS if split not in questions]:
+        raise ValueError(f"questions need the splits {', '.join(SPLITS)}; {', '.join(missing)} is missing")
+    if by not in SCORES:
+        raise ValueError(f"by must be one of {SCORES}, got {by!r}")
+    if twin_of(model).active:
+        raise ValueError("the model is being steered; study it outside of the block that steers it")
+    prompts = {
+        split: pd.DataFrame({"prompt": [question.prompt for question in check_questions(questions[split])]})
+        for split in SPLITS
+    }
+    for pair in combinations(SPLITS, 2):
+        require_disjoint_prompts(prompts[pair[0]], prompts[pair[1]], (f"{pair[0]} questions", f"{pair[1]} questions"))
+    n_layers, heads = int(model.cfg.n_layers), int(model.cfg.n_layers * model.cfg.n_heads)
+    unknown = [element for element in size.elements if element not in sadi.SITES]
+    if unknown or not size.elements:
+        raise ValueError(f"elements must be some of {tuple(sadi.SITES)}, got {size.elements}")
+    if not size.ks or not all(1 <= k <= heads for k in size.ks):
+        raise ValueError(f"ks {size.ks}: {twin_of(model).name} has {heads} heads, so K is 1 to {heads}")
+    if not size.layers or not all(0 <= layer < n_layers for layer in size.layers):
+        raise ValueError(f"layers {size.layers}: {twin_of(model).name} has layers 0 to {n_layers - 1}")
+    if not size.strengths or not all(0 < strength < float("inf") for strength in size.strengths):
+        raise ValueError(f"strengths must be positive numbers, one or more, got {size.strengths}")
+    if size.patched_heads < 3 or size.patched_pairs < 1:
+        raise ValueError(
+            f"patched_heads={size.patched_heads} and patched_pairs={size.patched_pairs}: a comparison needs three "
+            "heads and one pair or more"
+        )
+    for split in SPLITS:
+        option_ids(model, questions[split])  # a question that is too long is found now
+
+
+def _patching(
+    model: TransformerBridge,
+    pairs: Sequence[AnswerPair],
+    size: ElementSize,
+    folder: Path,
+    seed: int,
+    progress: bool,
+) -> tuple[Float[Tensor, "layer head"], Comparison]:
+    """Attribution on all pairs, and beside brute force on some; a folder that holds the numbers gives them."""
+    facts = [sorted(fingerprint(model).items()), data_hash(pairs), size.patched_heads, size.patched_pairs, seed]
+    path = folder / f"patching-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.safetensors"
+    if path.is_file():
+        kept, _ = load_tensors(path, _FORMAT)
+    else:
+        few = pairs[: size.patched_pairs]
+        patched = activation_patching(model, few, "head", sample=size.patched_heads, seed=seed, progress=progress)
+        kept = {
+            "all": attribution_patching(model, pairs, "head", progress=progress),
+            "few": attribution_patching(model, few, "head", progress=progress),
+            "heads": torch.tensor(patched[["layer", "element"]].to_numpy()),
+            "effect": torch.tensor(patched["effect"].to_numpy()),
+        }
+        save_tensors(path, kept, {}, _FORMAT)
+    patched = pd.DataFrame(kept["heads"].numpy(), columns=["layer", "element"]).assign(effect=kept["effect"].numpy())
+    return kept["all"], compare(kept["few"], patched)
+
+
 def _settings(
-    model: TransformerBridge, seen: Contrast, probes: ITI, size: ElementSize, seed: int
+    model: TransformerBridge, seen: Contrast, probes: ITI, size: ElementSize, seed: int, folder: Path
 ) -> Callable[[Sequence[Question]], list[Setting]]:
     """The grids of all methods for some questions; frozen steerings read their prompts first."""
     fitted = {element: sadi.from_contrast(seen, element) for element in size.elements}
@@ -140,16 +225,15 @@ def _settings(
     difference = contrastive.caa(seen)
     options: dict[str, Any] = {"ks": size.ks, "strengths": size.strengths}
 
-    def frozen(name: str, elements: SADI, questions: Sequence[Question], **more: Any) -> list[Setting]:
-        clean = elements.read(model, [question.prompt for question in questions], prompt_format="plain")
-        return grid(name, lambda k, s: elements.steering(k, s, clean=clean), **options, **more)
-
     def make(questions: Sequence[Question]) -> list[Setting]:
+        prompts = [question.prompt for question in questions]
+        clean = {element: own.read(model, prompts, resume=folder) for element, own in fitted.items()}
         settings = [unsteered()]
         for element, own in fitted.items():
-            settings += frozen(f"SADI {element}", own, questions)
+            settings += grid(f"SADI {element}", partial(own.steering, clean=clean[element]), **options)
         for own_seed in range(seed, seed + size.random_seeds):
-            settings += frozen(f"random {first}", fitted[first].random(own_seed), questions, seed=own_seed)
+            control = partial(fitted[first].random(own_seed).steering, clean=clean[first])
+            settings += grid(f"random {first}", control, seed=own_seed, **options)
         if first != "neuron":  # nothing can be added to a gated neuron
             settings += grid(f"fixed {first}", fitted[first].fixed, **options)
         settings += grid("ITI", probes.steering, ks=size.ks, strengths=[5 * s for s in size.strengths])
@@ -177,7 +261,7 @@ def short_table(study: ElementStudy) -> pd.DataFrame:
 
 def add_to_report(report: Report, study: ElementStudy) -> Report:
     """The sections of a study of elements."""
-    k = 8
+    k = min(8, study.found.scores["signed"].numel() // 2)
     report.section(f"Key elements: heads for {study.name}")
     report.text(
         f"The score is **{study.by}**: whether the right answer is what the model finds most likely, "
@@ -192,7 +276,9 @@ def add_to_report(report: Report, study: ElementStudy) -> Report:
         study.optimism,
         caption="What choosing on the test questions themselves, as published tables do, would have added.",
     )
-    report.figure(figures.choice_map(study.candidates, method="SADI head"))
+    for method in dict.fromkeys(study.candidates["method"]):
+        if method.startswith("SADI "):
+            report.figure(figures.choice_map(study.candidates, method=method))
     report.figure(figures.element_map(study.found.table(), criterion="signed", k=k))
     report.figure(figures.layer_distribution(study.found.layer_distribution(2 * k)))
     report.figure(figures.criterion_agreement(study.found.agreement(2 * k)))

@@ -169,6 +169,7 @@ class SADI:
         *,
         prompt_format: str = "plain",
         batch_size: int | Literal["auto"] = "auto",
+        resume: str | Path | None = None,
         progress: bool = False,
     ) -> Activations:
         """What prompts have at their last token in every layer, unsteered: the first pass of ``mode="frozen"``.
@@ -178,13 +179,14 @@ class SADI:
         Args:
             prompt_format: how the prompts are rendered; must be as where they are run: "plain" for `multiple_choice`,
                 "auto" for `generate`.
+            resume: a folder that keeps every finished batch.
 
         Raises:
             ValueError: a model of another shape, or prompts that `tokenize` refuses.
         """
         Steering((), self.metadata).points(model)  # refuses a model that it was not fitted on
         options: dict[str, Any] = {"prompt_format": prompt_format, "batch_size": batch_size, "progress": progress}
-        return capture(model, prompts, self._frozen_names, **options)
+        return capture(model, prompts, self._frozen_names, resume=resume, **options)
 
     def fixed(self, k: int, strength: float, *, rank_by: RankBy = "signed", tokens: Tokens = "last") -> Steering:
         """The ablation that does not adapt to the input: A' = A + δ·(D ⊙ M).
