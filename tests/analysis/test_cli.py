@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 import analysis.demo
 import lensteer as ls
 from analysis import cli
+from analysis.element_study import ElementSize
 from analysis.study import Size
 from analysis.tables import read_table, write_table
 from lensteer.methods.instruction import InstructionVectors
@@ -78,7 +79,7 @@ def test_help_names_every_option(command: tuple[str, ...]) -> None:
     output = plain(run(*command, "--help").output)
     assert "Usage" in output
     if not command:
-        assert all(name in output for name in COMMANDS)
+        assert all(name in output for name in (*COMMANDS, "lm-eval"))
 
 
 def test_help_and_the_packages_start_without_a_heavy_library() -> None:
@@ -257,11 +258,47 @@ def test_demo_writes_its_files_and_prints_the_table(
 ) -> None:
     size = Size(pairs=3, validation=2, test=2, layers=(20,), max_new_tokens=3)
     monkeypatch.setattr(analysis.demo, "_QUICK_SIZE", size)
+    elements = ElementSize(ks=(1,), strengths=(1.0,), layers=(14,), patched_heads=3, patched_pairs=2)
+    monkeypatch.setattr(analysis.demo, "_QUICK_ELEMENTS", elements)
+    monkeypatch.setattr(analysis.demo, "_QUICK_QUESTIONS", {"fit": 3, "validation": 2, "test": 2})
     monkeypatch.setattr(analysis.demo, "QUICK", ("very_short", "no_commas"))
     output = run("demo", "--quick", "--out", tmp_path / "demo", "--model", model_folder).output
     assert (tmp_path / "demo" / "report.html").is_file()
-    assert (tmp_path / "demo" / "results.parquet").is_file()
+    for name in ("results", "elements"):
+        assert (tmp_path / "demo" / f"{name}.parquet").is_file()
+        assert f"{name}.parquet" in output
     assert "very_short" in output and "no_commas" in output and "perplexity" in output and "done in" in output
+    second = output[output.index("Key heads for sentiment") :]
+    for word in ("method", "exact", "against none", "SADI head", "random head", "fixed head", "ITI", "CAA"):
+        assert word in second, word
+
+
+def test_lm_eval_gets_every_word_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lensteer.evaluate import lm_eval_model
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["lensteer"])
+    monkeypatch.setattr(lm_eval_model, "main", lambda: seen.append(list(sys.argv)))
+    words = ["--model", "lensteer", "--model_args", "steering=a b.safetensors,strength=-0.5", "--tasks", "copa,boolq"]
+    for own in (words, [*words, "--limit", "5", "-h"], ["--help"], ["ls", "tasks"], []):
+        run("lm-eval", *own)
+        assert seen.pop() == ["lm_eval", *own]
+
+
+def test_lm_eval_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(monkeypatch, "lm-eval", "--help") == 0
+    output = capsys.readouterr().out
+    assert "usage: lm" in output.lower() and "Steer language models" not in output
+
+
+def test_without_lm_eval_its_command_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "lensteer.evaluate.lm_eval_model", raising=False)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    assert main(monkeypatch, "lm-eval", "--tasks", "copa") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and 'pip install "lensteer[eval]"' in error and "Traceback" not in error
 
 
 # --- errors --------------------------------------------------------------------------------------------------------

@@ -15,16 +15,20 @@ import pytest
 import analysis.demo
 import lensteer as ls
 from analysis.demo import Finished, run_demo, short_table, study_report, sweep_report
+from analysis.element_study import ElementSize
 from analysis.layer_selection import Budget
 from analysis.study import Size, study
 from analysis.sweep import baseline, grid, sweep
 from analysis.tables import read_table
 from analysis.tasks import Task, named_task
+from lensteer import data
 from lensteer.data import Instruction
 from lensteer.methods.instruction import InstructionVectors
 from lensteer.steering import Steering
 
 SMALL = Size(pairs=4, validation=2, test=3, layers=(20, 24), max_new_tokens=4)
+SMALL_ELEMENTS = ElementSize(ks=(1, 2), strengths=(1.0,), layers=(14, 22), patched_heads=3, patched_pairs=2)
+FEW_QUESTIONS = {"fit": 4, "validation": 2, "test": 3}
 
 
 class Page(HTMLParser):
@@ -67,21 +71,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(analysis.demo, "_QUICK_SIZE", SMALL)
+    patch.setattr(analysis.demo, "_QUICK_ELEMENTS", SMALL_ELEMENTS)
+    patch.setattr(analysis.demo, "_QUICK_QUESTIONS", FEW_QUESTIONS)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis.demo, "_QUICK_SIZE", SMALL)
+    shrink(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def finished(model: Any, folder: Path) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(analysis.demo, "_QUICK_SIZE", SMALL)
+        shrink(patch)
         return run_demo(model.model, folder, quick=True, progress=False)
 
 
-def test_the_files_are_a_report_a_table_and_the_tensors(finished: Finished, folder: Path) -> None:
+def test_the_files_are_a_report_two_tables_and_the_tensors(finished: Finished, folder: Path) -> None:
     names = [path.relative_to(folder).as_posix() for path in finished.files]
-    assert names[:2] == ["report.html", "results.parquet"]
+    assert names[:3] == ["report.html", "results.parquet", "elements.parquet"]
     assert {f"vectors/{name}.safetensors" for name in analysis.demo.QUICK} <= set(names)
     assert all(path.is_file() for path in finished.files)
     for path in finished.files:
@@ -97,9 +107,21 @@ def test_the_results_file_holds_every_response(finished: Finished, folder: Path)
     assert set(table["split"]) == {"validation", "test"}
 
 
+def test_the_elements_file_holds_every_setting_and_question(finished: Finished, folder: Path) -> None:
+    table = read_table(folder / "elements.parquet")
+    pd.testing.assert_frame_equal(table, finished.elements.results, check_dtype=False)
+    assert finished.elements.name == analysis.demo.ELEMENT_TASK
+    assert set(table["method"]) == {"none", "SADI head", "random head", "fixed head", "ITI", "CAA"}
+    for split in ("validation", "test"):
+        asked = [question.prompt for question in data.questions("sentiment", split, FEW_QUESTIONS[split])]
+        own = table[table["split"] == split]
+        assert own.loc[own["method"] == "none", "prompt"].tolist() == asked
+
+
 def test_layers_are_at_the_same_depth_in_a_model_of_another_depth(finished: Finished) -> None:
     assert finished.study.size.layers == (2, 3)  # 20 and 24 of 30
     assert set(finished.study.validation["layer"]) == {-1, 2, 3}
+    assert set(finished.elements.validation.query("method == 'CAA'")["layer"]) == {1, 2}  # 14 and 22 of 30
     assert analysis.demo._for_depth(SMALL, 30).layers == (20, 24)
     assert analysis.demo._for_depth(Size(layers=(0, 29)), 12).layers == (0, 11)
     assert analysis.demo._for_depth(Size(layers=(18, 21, 24, 26)), 1).layers == (0,)
@@ -107,7 +129,8 @@ def test_layers_are_at_the_same_depth_in_a_model_of_another_depth(finished: Fini
 
 def test_the_report_opens_offline_and_has_its_sections(finished: Finished, folder: Path) -> None:
     page = require_opens_offline(folder / "report.html")
-    assert page.headings == ["Confirmed on test queries", "How the choice was made", "The directions", "Texts"]
+    instructions = ["Confirmed on test queries", "How the choice was made", "The directions", "Texts"]
+    assert page.headings == [*instructions, "Key elements: heads for sentiment"]
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert text.count("plotly.js v") == 1
     for fact in ("LlamaForCausalLM", *analysis.demo.QUICK, "transformer-lens", "2 / 3"):
@@ -120,9 +143,10 @@ def test_a_second_run_resumes_and_says_the_same(
     said: list[str] = []
     with forwards(model) as calls:
         again = run_demo(model.model, folder, quick=True, progress=False, say=said.append)
-    assert len(said) == 3
+    assert len(said) == 3 + 2
     assert len(calls) <= 1  # the token strip of the report
     pd.testing.assert_frame_equal(again.table, finished.table)
+    pd.testing.assert_frame_equal(again.elements.confirmed, finished.elements.confirmed)
     assert again.files == finished.files
 
 
@@ -161,9 +185,11 @@ def test_without_pyarrow_the_results_are_a_csv(
     monkeypatch.setattr(analysis.demo, "find_spec", lambda name: None if name == "pyarrow" else find(name))
     monkeypatch.setattr(analysis.demo, "QUICK", ("very_short",))
     done = run_demo(model.model, tmp_path, quick=True, progress=False)
-    assert done.files[1] == tmp_path / "results.csv"
+    assert done.files[1:3] == [tmp_path / "results.csv", tmp_path / "elements.csv"]
     found = read_table(tmp_path / "results.csv")
     assert found["response"].tolist() == done.study.results["response"].tolist()
+    choices = read_table(tmp_path / "elements.csv")
+    assert choices["prompt"].tolist() == done.elements.results["prompt"].tolist()
 
 
 LENGTH = Task(Instruction("brief", "length", ("Be brief.",)), lambda r: [0] * len(r), "add", strengths=(2.0,))
@@ -222,6 +248,9 @@ def test_the_demo_names_tasks_that_exist() -> None:
     assert [named_task(name).name for name in names] == names
     kinds = {named_task(name).instruction.kind for name in analysis.demo.INSTRUCTIONS}
     assert kinds == {"format", "length", "word"}
+    for counts in (analysis.demo._QUESTIONS, analysis.demo._QUICK_QUESTIONS):
+        for split, n in counts.items():
+            assert len(data.questions(analysis.demo.ELEMENT_TASK, split, n)) == n
 
 
 @pytest.mark.slow
@@ -230,3 +259,4 @@ def test_the_demo_runs_on_the_real_model(smollm2: Any, tmp_path: Path, small: No
     require_opens_offline(tmp_path / "report.html")
     assert done.study.size.layers == (20, 24)
     assert done.study.results["perplexity"].between(1, 1e6).all()
+    assert done.elements.results["probability_inside"].between(0, 1).all()
