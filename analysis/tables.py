@@ -102,6 +102,20 @@ def one_instruction(table: pd.DataFrame, instruction: str | None, what: str) -> 
     return table[table["instruction"] == instruction]
 
 
+def one_of(table: pd.DataFrame, column: str, name: str | None) -> pd.DataFrame:
+    """The rows of one value of a column; ``None`` will do where there is only one.
+
+    Raises:
+        ValueError: an unknown value, or several and none named.
+    """
+    known = list(dict.fromkeys(table[column]))
+    if name is None and len(known) == 1:
+        name = known[0]
+    if name not in known:
+        raise ValueError(f"name one {column} with {column}=: {known}, got {name!r}")
+    return table[table[column] == name]
+
+
 def require_split(table: pd.DataFrame, split: str, what: str) -> None:
     """Refuse rows of another split, where the table has a ``split`` column.
 

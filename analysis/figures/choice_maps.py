@@ -14,11 +14,12 @@ from analysis.figures.template import (
     MARK,
     SYMBOLS,
     colour_bar,
+    error_bars,
     escaped,
     joined,
     new_figure,
 )
-from analysis.tables import UNSTEERED_LAYER, require_columns, require_finite
+from analysis.tables import UNSTEERED_LAYER, one_of, require_columns, require_finite
 
 _LAYERS = [[0.0, "#9ecae1"], [0.5, "#4292c6"], [1.0, "#08306b"]]  # seen on white from end to end
 
@@ -45,12 +46,8 @@ def choice_map(
             ones, a setting that occurs twice, or a grid over both K and layer.
     """
     require_columns(candidates, ["method", "k", "layer", "strength", value], "candidates")
-    known = list(dict.fromkeys(candidates["method"]))
-    if method is None and len(known) == 1:
-        method = known[0]
-    if method not in known:
-        raise ValueError(f"name one method with method=: {known}, got {method!r}")
-    table = candidates[candidates["method"] == method]
+    table = one_of(candidates, "method", method)
+    method = table["method"].iloc[0]
     require_finite(table, ["k", "layer", "strength", value], "candidates")
     nothing, steered = table[table["strength"] == 0], table[table["strength"] != 0]
     if len(nothing) != 1 or steered.empty:
@@ -165,15 +162,7 @@ def accuracy_by_pairs(table: pd.DataFrame, *, title: str = "accuracy against the
             name=escaped(method),
             line={"color": colour, "dash": DASHES[i % len(DASHES)], "width": 2},
             marker={"symbol": symbol, "size": 9},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": mean["high"] - mean["accuracy"],
-                "arrayminus": mean["accuracy"] - mean["low"],
-                "color": colour,
-                "thickness": 1.5,
-                "width": 4,
-            },
+            error_y=error_bars(mean["accuracy"], mean["low"], mean["high"], colour),
             hovertemplate=f"{escaped(method)}<br>%{{x}} pairs<br>accuracy %{{y:.3f}}<extra></extra>",
         )
     if len(nothing):

@@ -10,6 +10,7 @@ from analysis.figures.template import (
     CONDITION_COLOURS,
     CONDITION_PATTERNS,
     INK,
+    error_bars,
     escaped,
     new_figure,
 )
@@ -39,15 +40,7 @@ def confirmation_bars(table: pd.DataFrame, *, title: str = "success on test prom
             x=[escaped(name) for name in rows["instruction"]],
             y=rows["success"],
             name=escaped(CONDITIONS.get(condition, condition)),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": rows["success_high"] - rows["success"],
-                "arrayminus": rows["success"] - rows["success_low"],
-                "color": INK,
-                "thickness": 1.5,
-                "width": 4,
-            },
+            error_y=error_bars(rows["success"], rows["success_low"], rows["success_high"], INK),
             marker={
                 "color": colour,
                 "line": {"color": INK, "width": 1},

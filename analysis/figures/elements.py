@@ -20,7 +20,7 @@ from analysis.figures.template import (
     new_figure,
     titled,
 )
-from analysis.tables import require_columns, require_finite
+from analysis.tables import one_of, require_columns, require_finite
 
 _COLUMNS_WITH_NUMBERS = 8  # in each of two maps side by side
 _ELEMENTS_WITH_GAPS = 40
@@ -53,12 +53,8 @@ def element_map(
             twice, K out of range or without ranks, or a limit that is not positive.
     """
     require_columns(scores, ["criterion", "layer", "element", "score", *(["rank"] if k else [])], "scores")
-    known = list(dict.fromkeys(scores["criterion"]))
-    if criterion is None and len(known) == 1:
-        criterion = known[0]
-    if criterion not in known:
-        raise ValueError(f"name one criterion with criterion=: {known}, got {criterion!r}")
-    table = scores[scores["criterion"] == criterion]
+    table = one_of(scores, "criterion", criterion)
+    criterion = table["criterion"].iloc[0]
     require_finite(table, ["layer", "element", "score"], "scores")
     if table.duplicated(["layer", "element"]).any():
         raise ValueError(f"an element occurs twice among the scores of {criterion!r}")

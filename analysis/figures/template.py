@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -83,6 +84,12 @@ def colour_bar(title: str) -> dict[str, object]:
         "ticks": "outside",
         "tickfont": {"size": 12},
     }
+
+
+def error_bars(value: pd.Series, low: pd.Series, high: pd.Series, colour: str) -> dict[str, object]:
+    """Intervals around values, for a trace's ``error_y``."""
+    reach = {"array": high - value, "arrayminus": value - low}
+    return {"type": "data", "symmetric": False, **reach, "color": colour, "thickness": 1.5, "width": 4}
 
 
 def new_figure(title: str, subtitle: str = "", *, height: int = 420) -> go.Figure:

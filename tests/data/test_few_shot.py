@@ -1,23 +1,13 @@
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from jsonl import write
 
 from lensteer.answers import Question
 from lensteer.data import open_questions, questions, split_questions, with_shots
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "data.jsonl"
-
-
-def write(file: Path, *rows: object) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
 
 
 def review(text: str, label: int, **more: str) -> dict:

@@ -1,24 +1,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
+from jsonl import write
 
 from lensteer.data import FORMATS, data_hash, instruction_pairs, load_pairs, load_prompts
 
 CHAT = [{"role": "user", "content": "Why?"}]
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "data.jsonl"
-
-
-def write(file: Path, *rows: object) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
 
 
 def test_pairs_are_read_as_text_or_chat_in_their_order(file: Path) -> None:

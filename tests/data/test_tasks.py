@@ -1,26 +1,16 @@
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from jsonl import write
 
 from lensteer.data import TASKS, OpenQuestion, contrastive_pairs, open_questions, questions
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "data.jsonl"
-
-
-def write(file: Path, *rows: object) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
 
 
 def only(task: str, file: Path, row: dict, **options):
