@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from joblib import parallel_config
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupShuffleSplit
 
@@ -198,9 +199,11 @@ def test_tuning_activations_come_from_capture(llama: Any) -> None:
         torch.testing.assert_close(found.sigma[i], along.std(0, correction=0), rtol=1e-4, atol=1e-5)
 
 
-def test_several_processes_find_the_same() -> None:
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+def test_several_workers_find_the_same(backend: str) -> None:
     seen = made(n_layers=2)
-    one, two = (iti.from_contrast(seen, n_jobs=n, progress=False) for n in (1, 2))
+    with parallel_config(backend=backend):  # loky, the default, starts processes
+        one, two = (iti.from_contrast(seen, n_jobs=n, progress=False) for n in (1, 2))
     assert torch.equal(one.accuracy, two.accuracy)
     assert torch.equal(one.direction, two.direction)
 
