@@ -25,6 +25,7 @@ from lensteer.scoring import score_options
 ELEMENTS: tuple[sadi.Element, ...] = ("head", "neuron", "hidden")
 TOGETHER, APART, SINGLE = "sadi.fit_all, three sites", "three passes", "text by text, plain hooks"
 SHARED, WHOLE = "score_options", "every option with its prompt"
+_TOKENS = 8  # of every option
 GRID, CALLS = "a grid of 8 in one call", "8 calls"
 
 
@@ -106,11 +107,13 @@ def _relative(a: Tensor, b: Tensor) -> float:
 def _questions(model: Any, n: int) -> tuple[list[Row], list[list[list[int]]]]:
     """Prompts of more than 100 tokens, and four options of several tokens for each."""
     queries = data.queries("fit")
-    texts = [" ".join(queries[(3 * i + j) % len(queries)] for j in range(9)) for i in range(n)]
+    texts = [" ".join(queries[(3 * i + j) % len(queries)] for j in range(15)) for i in range(n)]
     rows = tokenize(model, [f"{text}\nQuestion: which comes next?\nAnswer:" for text in texts], prompt_format="plain")
     assert min(map(len, rows)) > 100, f"the shortest prompt has {min(map(len, rows))} tokens"
     answers = [[queries[(7 * i + j) % len(queries)] for j in range(4)] for i in range(n)]
-    return rows, [[answer_ids(model, row, text)[:8] for text in own] for row, own in zip(rows, answers, strict=True)]
+    return rows, [
+        [answer_ids(model, row, text)[:_TOKENS] for text in own] for row, own in zip(rows, answers, strict=True)
+    ]
 
 
 def _choices(model: Any, settings: Settings, prompts: list[Row], options: list[list[list[int]]]) -> Result:
@@ -129,13 +132,13 @@ def _choices(model: Any, settings: Settings, prompts: list[Row], options: list[l
     }
     times = interleaved(contenders, settings.repeats or 4)
     worst = float((found[SHARED] - found[WHOLE]).abs().max())
-    assert worst < 1e-3, f"scores differ by {worst:.1e}"
+    assert worst < 1e-3, f"log-likelihoods of {_TOKENS} tokens differ by {worst:.1e}"
     lengths = [len(row) for row in prompts]
     return Result(
         f"Multiple choice: {len(prompts)} questions of {min(lengths)} to {max(lengths)} tokens, 4 options",
         times,
         [compare(times, WHOLE, SHARED, ">= 2.0")],
-        [f"log-likelihoods agree to {worst:.0e}"],
+        [f"log-likelihoods of {_TOKENS} tokens agree to {worst:.0e}"],
     )
 
 
@@ -183,10 +186,10 @@ def _grid(model: Any, settings: Settings, prompts: list[Row], options: list[list
     }
     times = interleaved(contenders, settings.repeats or 3)
     worst = float((found[GRID] - found[CALLS]).abs().max())
-    assert worst < 1e-3, f"scores differ by {worst:.1e}"
+    assert worst < 1e-3, f"log-likelihoods of {_TOKENS} tokens differ by {worst:.1e}"
     return Result(
         "Multiple choice: 8 steerings that act from the last prompt token on",
         times,
         [compare(times, CALLS, GRID, ">= 1.0")],
-        [f"log-likelihoods agree to {worst:.0e}"],
+        [f"log-likelihoods of {_TOKENS} tokens agree to {worst:.0e}"],
     )
