@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -472,6 +473,15 @@ def test_a_read_prompt_does_not_depend_on_its_neighbours(six: Any, six_fits: Any
         for i, text in enumerate(PROMPTS):
             alone = fitted.read(six.model, [text], prompt_format="plain")
             torch.testing.assert_close(together.stacked()[:, i], alone.stacked()[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_what_was_read_into_a_folder_is_not_read_again(six: Any, six_fits: Any, tmp_path: Path, forwards: Any) -> None:
+    fitted = six_fits["z"]
+    first = fitted.read(six.model, PROMPTS, resume=tmp_path)
+    assert torch.equal(first.stacked(), fitted.read(six.model, PROMPTS).stacked())
+    with forwards(six) as calls:
+        again = fitted.read(six.model, PROMPTS, resume=tmp_path)
+    assert calls == [] and torch.equal(again.stacked(), first.stacked())
 
 
 def test_two_threads_steer_one_model_each_with_values_of_its_own(six: Any, six_fits: Any) -> None:
