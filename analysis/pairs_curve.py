@@ -9,17 +9,18 @@ All pairs are read once; every fit takes some of what was read:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from analysis.choice_sweep import Setting, choice_sweep, unsteered
 from analysis.statistics import bootstrap_mean
-from lensteer.answers import Question
+from lensteer.answers import AnswerPair, Question
 from lensteer.capture import Activations
 from lensteer.contrast import Contrast
 from lensteer.data import data_hash
@@ -41,6 +42,7 @@ def pairs_curve(
     *,
     n_pairs: Iterable[int],
     seeds: Iterable[int] = range(5),
+    balance: Callable[[AnswerPair], Hashable] | None = None,
     by: str = "correct",
     level: float = 0.95,
     n_resamples: int = 2000,
@@ -57,6 +59,9 @@ def pairs_curve(
             question (frozen SADI), it returns a function of the questions that makes the steering for these.
         questions: none of which the pairs were made of.
         n_pairs: numbers of pairs.
+        balance: kind of a pair, such as ``lambda pair: pair.right``: every draw then holds the kinds in the shares that
+            they have among all pairs. Where the answers are few labels, draws with more of one label than of another
+            differ by what tells the labels apart, whichever is right.
         by: the score, such as "correct" or "exact".
         options: for `choice_sweep`: ``cache=``, ``prompt_format=``, ``batch_size=``, ``progress=``, …
 
@@ -81,6 +86,8 @@ def pairs_curve(
     made = {}
     for seed in draws:
         order = np.random.default_rng(seed).permutation(total)
+        if balance is not None:
+            order = _spread(order, [balance(pair) for pair in seen.pairs])
         for size in sizes:
             # Sorted: the same pairs in another order would give another last digit, and run again.
             made[size, seed] = make(take_pairs(seen, sorted(order[:size].tolist())))
@@ -119,6 +126,15 @@ def take_pairs(seen: Contrast, index: Sequence[int]) -> Contrast:
     )
     facts = {"n_pairs": str(len(pairs)), "data_hash": data_hash(pairs)}
     return replace(seen, positive=positive, negative=negative, pairs=pairs, metadata={**seen.metadata, **facts})
+
+
+def _spread(order: Int[np.ndarray, " pair"], kinds: Sequence[Hashable]) -> Int[np.ndarray, " pair"]:
+    """The order with every kind spread evenly over it; within a kind as it was."""
+    place = np.empty(len(order))
+    for kind in dict.fromkeys(kinds):
+        own = [i for i in order if kinds[i] == kind]
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return order[np.argsort(place[order], kind="stable")]
 
 
 def _require_other_questions(seen: Contrast, questions: Sequence[Question]) -> None:

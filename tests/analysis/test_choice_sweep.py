@@ -492,6 +492,24 @@ def test_every_point_of_the_curve_is_a_fit_on_so_many_pairs(
     assert table["accuracy"][0] == pytest.approx(unsteered_odds, abs=1e-4)
 
 
+def test_draws_may_hold_every_kind_of_pair_in_its_share(llama: Any, seen: Any) -> None:
+    # Kinds: four of the six pairs and two of them, so a share of 2 : 1.
+    kinds = {pair: "rare" if i in (1, 4) else "common" for i, pair in enumerate(seen.pairs)}
+    parts = []
+
+    def make(part: Any) -> Steering:
+        parts.append([kinds[pair] for pair in part.pairs])
+        return mean_difference(part)
+
+    options = {"n_pairs": [3, 6], "by": "log_odds", "n_resamples": 50, **QUIET}
+    for balance, least, most in ((kinds.__getitem__, 1, 1), (None, 0, 2)):
+        parts.clear()
+        pairs_curve(llama.model, seen, make, QUESTIONS[:2], seeds=range(10), balance=balance, **options)
+        found = {part.count("rare") for part in parts if len(part) == 3}
+        assert (min(found), max(found)) == (least, most)
+        assert {part.count("rare") for part in parts if len(part) == 6} == {2}
+
+
 def test_a_curve_of_frozen_steerings_makes_them_for_the_questions_at_hand(llama: Any, seen: Any) -> None:
     def make(part: Any) -> Any:
         fitted = sadi.from_contrast(part)
