@@ -42,6 +42,7 @@ class Sample:
 
     @property
     def n_questions(self) -> int:
+        """Questions that the pairs ask; several pairs may ask one."""
         return len(self.questions.unique())
 
     def take(self, pairs: Bool[Tensor, " pair"]) -> Sample:
@@ -69,23 +70,34 @@ def sample_of(seen: Contrast, element: str, site: str | None) -> Sample:
     """What was read of one kind of element.
 
     Raises:
-        ValueError: an unknown element, a site that is not its own or was not read, some layers only, moments only, or
-            NaN or inf.
+        ValueError: an unknown element, a site that is not its own or was not read, some layers only or in another
+            order, moments only, or NaN or inf.
     """
     if element not in SITES:
         raise ValueError(f"element must be one of {tuple(SITES)}, got {element!r}")
     site = SITES[element][0] if site is None else site
     if site not in SITES[element]:
         raise ValueError(f"site of {element!r} elements must be one of {SITES[element]}, got {site!r}")
+    seen.require_all_layers(site)
     positive, negative = seen.activations(site)
-    read, there = len(positive), int(seen.metadata.get("n_layers", len(positive)))
-    if read != there:
-        raise ValueError(f"the contrast holds {read} of {there} layers; elements rank over all layers: read them all")
     for values in (positive, negative):
         require_finite(values, f"the activations at {site!r}")
     numbers: dict[str, int] = {}
     questions = [numbers.setdefault(repr(pair.prompt), len(numbers)) for pair in seen.pairs]
     return Sample(positive, negative, torch.tensor(questions))
+
+
+def checked_names(names: str | Sequence[str]) -> list[str]:
+    """Names of criteria as a list; a single one may be given as text.
+
+    Raises:
+        ValueError: an unknown criterion, or none.
+    """
+    asked = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in asked if name not in CRITERIA]
+    if unknown or not asked:
+        raise ValueError(f"names must be some of {CRITERIA}, got {unknown or asked!r}")
+    return asked
 
 
 def score_all(
@@ -94,12 +106,8 @@ def score_all(
     """Criterion -> score of every element.
 
     Raises:
-        ValueError: an unknown criterion, none, or fewer questions than folds.
+        ValueError: fewer questions than folds.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in names if name not in CRITERIA]
-    if unknown or not names:
-        raise ValueError(f"names must be some of {CRITERIA}, got {unknown or names!r}")
     fold = sample.folds(folds, seed) if "probe" in names else None
     if fold is not None and sample.positive.ndim == 4:
         _require_sklearn()

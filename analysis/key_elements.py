@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analysis.element_scores import CRITERIA, Sample, sample_of, score_all
+from analysis.element_scores import CRITERIA, Sample, checked_names, sample_of, score_all
 from lensteer.contrast import Contrast
 from lensteer.methods.sadi import Element
 
@@ -154,7 +154,7 @@ class Criteria:
 def criteria(
     seen: Contrast,
     element: Element = "head",
-    names: Sequence[str] = DEFAULT,
+    names: str | Sequence[str] = DEFAULT,
     *,
     site: str | None = None,
     folds: int = 5,
@@ -165,17 +165,17 @@ def criteria(
 
     Args:
         seen: ``contrast(model, pairs, sites)`` with the element's site ("z", "neuron", "mlp_out" or "resid_post").
-        names: of `CRITERIA`; the table at the top of this module defines them.
+        names: one or several of `CRITERIA`; the table at the top of this module defines them.
         site: where the elements are; None is "z", "neuron" or "mlp_out".
         folds: of the probe's cross-validation over questions.
         seed: of the assignment of questions to folds.
 
     Raises:
-        ValueError: an unknown element or criterion, a site that was not read, moments only, NaN or inf, or fewer
-            questions than folds.
+        ValueError: an unknown element or criterion, a site that was not read, some layers only or in another order,
+            moments only, NaN or inf, or fewer questions than folds.
         ImportError: probes of heads without scikit-learn.
     """
-    sample = sample_of(seen, element, site)
+    names, sample = checked_names(names), sample_of(seen, element, site)
     return Criteria(element, score_all(sample, names, folds=folds, seed=seed, progress=progress))
 
 
@@ -184,7 +184,7 @@ def stability(
     element: Element = "head",
     *,
     k: int,
-    names: Sequence[str] = DEFAULT,
+    names: str | Sequence[str] = DEFAULT,
     site: str | None = None,
     n_splits: int = 10,
     folds: int = 5,
@@ -202,7 +202,7 @@ def stability(
     Raises:
         ValueError: as `criteria`; K out of range, fewer than one split, or too few questions for halves.
     """
-    sample = sample_of(seen, element, site)
+    names, sample = checked_names(names), sample_of(seen, element, site)
     n = sample.n_questions
     least = 2 * folds if "probe" in names else 2
     if n_splits < 1 or n < least:

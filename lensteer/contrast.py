@@ -8,6 +8,7 @@ Every contrastive method fits on the same thing, so it is read once and handed t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from lensteer.points import hook_names, is_gated
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+_LAYER = re.compile(r"blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,22 @@ class Contrast:
             own = [value if isinstance(value, Moments) else Moments.of(value) for value in values]
             sides.append(Moments.unpack(torch.stack([value.pack() for value in own], 1)))
         return sides[0], sides[1]
+
+    def require_all_layers(self, site: str) -> None:
+        """Refuse some of the layers, or another order: row i of the activations must be layer i.
+
+        Raises:
+            ValueError: a site that was not read, or that does not hold the layers 0, 1, … up to the last.
+        """
+        names = self._names(site)
+        found = [int(number[1]) if (number := _LAYER.match(name)) else name for name in names]
+        n_layers = int(self.metadata.get("n_layers", len(names)))
+        if found != list(range(n_layers)):
+            kind = "in another order" if len(names) == n_layers else "only"
+            raise ValueError(
+                f"the contrast holds {len(names)} of {n_layers} layers of {site!r} {kind}: {found}; elements rank over "
+                "all layers together, and a layer is told by its row: read all layers, in order (leave layers= out)"
+            )
 
     def _names(self, site: str) -> Sequence[str]:
         if site not in self.names:

@@ -128,6 +128,19 @@ def test_what_was_not_kept_is_refused_with_what_there_is(llama: Any) -> None:
             use("mlp_out")
 
 
+def test_layers_are_told_by_their_row_only_where_all_are_there_in_order(llama: Any) -> None:
+    options: dict[str, Any] = {"progress": False}
+    contrast(llama.model, PAIRS, ["z", "neuron"], **options).require_all_layers("neuron")
+    for layers, words in (
+        ([2, 3], r"holds 2 of 4 layers of 'z' only: \[2, 3\]"),
+        ([3, 2, 1, 0], r"holds 4 of 4 layers of 'z' in another order: \[3, 2, 1, 0\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            contrast(llama.model, PAIRS, "z", layers=layers, **options).require_all_layers("z")
+    with pytest.raises(ValueError, match=r"site 'z' was not read; there are \['neuron'\]"):
+        contrast(llama.model, PAIRS, "neuron", **options).require_all_layers("z")
+
+
 @pytest.mark.parametrize(
     ("pairs", "options", "words"),
     [

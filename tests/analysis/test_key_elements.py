@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +30,7 @@ def seen(element="neuron", *, pairs=PAIRS, questions=None, seed=0, shift=0.7):
     """Random activations in which a few elements differ between the classes, as `contrast` would return them."""
     draw = torch.Generator().manual_seed(seed)
     shape = (pairs, WIDTH, 6) if element == "head" else (pairs, WIDTH)
-    names = [f"{element}{i}" for i in range(LAYERS)]
+    names = [f"blocks.{i}.{element}" for i in range(LAYERS)]
     sides = [{name: torch.randn(shape, generator=draw) for name in names} for _ in range(2)]
     sides[0][names[1]][:, 2] += 3 * shift
     sides[0][names[2]][:, 0] -= 2 * shift
@@ -100,16 +102,16 @@ def test_probes_do_not_see_the_questions_that_they_are_tested_on():
     """Every question's activations are its own random pattern, repeated: memory would score 1, and honest probes ½."""
     draw = torch.Generator().manual_seed(0)
     pattern = torch.randn(2, 40, 1, 4, 12, generator=draw)
-    sides = [{"z0": own.expand(40, 3, 4, 12).reshape(120, 4, 12)} for own in pattern]
+    sides = [{"blocks.0.z": own.expand(40, 3, 4, 12).reshape(120, 4, 12)} for own in pattern]
     pairs = [AnswerPair(f"question {i // 3}", "yes", f"no {i}") for i in range(120)]
-    found = Contrast(Activations(sides[0]), Activations(sides[1]), {"z": ["z0"]}, pairs)
+    found = Contrast(Activations(sides[0]), Activations(sides[1]), {"z": ["blocks.0.z"]}, pairs)
     assert criteria(found, "head", ["probe"]).scores["probe"].mean().item() == pytest.approx(0.5, abs=0.1)
 
 
 def test_elements_that_are_constant_score_chance():
     found = seen()
     for side in (found.positive, found.negative):
-        side["neuron0"][:] = 0.3
+        side["blocks.0.neuron"][:] = 0.3
     scores = criteria(found, "neuron", CRITERIA).scores
     chance = {"auroc": 0.5, "probe": 0.5}
     for name, values in scores.items():
@@ -181,7 +183,8 @@ def test_halves_share_no_question():
     values = torch.zeros(8, 4)
     values[:4, 0], values[4:, 1] = 1.0, 1.0
     pairs = [AnswerPair(f"question {i // 4}", "yes", f"no {i}") for i in range(8)]
-    found = Contrast(Activations({"n": values}), Activations({"n": torch.zeros(8, 4)}), {"neuron": ["n"]}, pairs)
+    sides = [Activations({"blocks.0.neuron": side}) for side in (values, torch.zeros(8, 4))]
+    found = Contrast(*sides, {"neuron": ["blocks.0.neuron"]}, pairs)
     assert stability(found, k=1, element="neuron", names=["signed"], n_splits=5).overlap.tolist() == [0.0] * 5
 
 
@@ -218,13 +221,28 @@ def test_moments_some_layers_and_nan_are_refused(llama):
     found = contrast(llama.model, pairs, "z", reduce="moments", progress=False)
     with pytest.raises(ValueError, match="only the moments of 'z' were kept; read it again with reduce=None"):
         criteria(found, "head")
-    some = contrast(llama.model, pairs, "z", layers=[1, 2], progress=False)
-    with pytest.raises(ValueError, match="holds 2 of 4 layers"):
-        criteria(some, "head", ["abs"])
+    for layers, message in (
+        ([1, 2], "holds 2 of 4 layers of 'z' only"),
+        ([1, 0, 2, 3], r"another order: \[1, 0, 2, 3\]"),
+    ):
+        some = contrast(llama.model, pairs, "z", layers=layers, progress=False)
+        for refuse in (partial(criteria, names="abs"), partial(stability, k=1, names="abs")):
+            with pytest.raises(ValueError, match=message):
+                refuse(some, "head")
     broken = seen()
-    broken.positive["neuron1"][3, 2] = float("nan")
+    broken.positive["blocks.1.neuron"][3, 2] = float("nan")
     with pytest.raises(ValueError, match="activations at 'neuron' hold 1 NaN or infinite"):
         criteria(broken, "neuron")
+
+
+def test_one_criterion_may_be_given_by_its_name_alone():
+    found = seen()
+    assert list(criteria(found, "neuron", "auroc").scores) == ["auroc"]
+    for name in ("signed", "probe"):
+        one, many = (stability(found, "neuron", k=3, names=own, n_splits=2) for own in (name, [name]))
+        pd.testing.assert_frame_equal(one, many)
+    with pytest.raises(ValueError, match=r"names must be some of .*got \['loud'\]"):
+        stability(found, "neuron", k=3, names="loud")
 
 
 def test_k_and_scores_out_of_range_are_refused():
