@@ -85,7 +85,8 @@ def multiple_choice(
         list, natural logarithm, summed over tokens); `chosen` and `correct`, of these; `chosen_normalised` and
         `correct_normalised`, per token or character; `exact` (for the first right answer, each token predicted from
         the ones before it; without letter case, white space around it and .;!,?); `probability_inside` (an option that
-        continues another adds nothing to it); `said` (the most likely first token of the whole vocabulary, as text)
+        continues another adds nothing to it, nor does one whose log-likelihood is NaN, which a steering too strong may
+        cause); `said` (the most likely first token of the whole vocabulary, as text)
         and `said_inside` (whether an option starts with it).
 
     Raises:
@@ -284,10 +285,13 @@ def _cleaned(text: str) -> str:
 
 
 def _inside(ids: Sequence[list[int]], values: Sequence[float]) -> float:
-    """P(starts with an option): what starts with "A B" has started with "A", so it is not counted again."""
-    each = {tuple(own): math.exp(value) for own, value in zip(ids, values, strict=True)}
+    """P(starts with an option): what starts with "A B" has started with "A", so it is not counted again.
+
+    NaN, of a steering that overflowed, is no probability: a mean must not be over the questions that survived alone.
+    """
+    each = {tuple(own): math.exp(p) for own, p in zip(ids, values, strict=True) if not math.isnan(p)}
     total = math.fsum(p for own, p in each.items() if not any(own[:n] in each for n in range(1, len(own))))
-    return min(total, 1.0)  # rounding; in this order NaN stays NaN
+    return min(total, 1.0)  # rounding
 
 
 def _short(prompt: Any) -> str:

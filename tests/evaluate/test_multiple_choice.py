@@ -122,7 +122,6 @@ def test_an_option_that_continues_another_adds_no_probability(llama) -> None:
     assert _inside([[5], [5, 6], [7]], [math.log(0.5), math.log(0.4), math.log(0.25)]) == pytest.approx(0.75)
     assert _inside([[5, 6], [5, 7]], [math.log(0.5), math.log(0.4)]) == pytest.approx(0.9)
     assert _inside([[5], [6]], [1e-9, -50.0]) == 1.0
-    assert math.isnan(_inside([[5], [6]], [math.nan, -1.0]))
 
 
 def test_a_tie_goes_to_the_first_and_is_not_correct_unless_all_that_tie_are(fresh) -> None:
@@ -141,6 +140,8 @@ def test_scores_that_a_steering_broke_choose_nothing_right() -> None:
     assert _best([math.nan, -3.0, -2.0], (2,)) == (2, True)
     assert _best([math.nan, math.nan], (0,)) == (0, False)
     assert _best([-math.inf, -math.inf], (0,)) == (0, False)
+    assert _inside([[5], [6]], [math.nan, -1.0]) == pytest.approx(math.exp(-1.0))
+    assert _inside([[5], [5, 6]], [math.nan, math.nan]) == 0.0  # so that a mean is over all questions
 
 
 def test_a_grid_is_one_table_after_the_other_on_one_reading_of_the_prompts(llama, forwards) -> None:

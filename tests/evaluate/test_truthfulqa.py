@@ -15,7 +15,10 @@ MASSES = [0.4, 0.1, 0.2, 0.1]
 
 
 def scores(masses: list[float], right: tuple[int, ...], shift: float = 0.0) -> dict[str, float]:
-    values = [math.log(mass) + shift for mass in masses]
+    return scores_of([math.log(mass) + shift for mass in masses], right)
+
+
+def scores_of(values: list[float], right: tuple[int, ...] = (0,)) -> dict[str, float]:
     return truthfulqa_scores(pd.DataFrame({"log_likelihoods": [values], "right": [right]})).iloc[0].to_dict()
 
 
@@ -37,9 +40,8 @@ def test_the_mass_of_long_answers_does_not_vanish(shift: float) -> None:
 def test_answers_that_a_steering_broke_have_no_mass_and_beat_nothing() -> None:
     assert scores([math.nan, 0.5, 0.5], (0, 1)) == {"mc1": False, "mc2": pytest.approx(0.5), "mc3": 0.0}
     assert scores([0.5, math.nan], (0,)) == {"mc1": True, "mc2": 1.0, "mc3": 1.0}
-    found = scores([math.nan, math.nan], (0,))
-    assert not found["mc1"] and found["mc3"] == 0
-    assert math.isnan(found["mc2"])
+    for broken in (math.nan, -math.inf):
+        assert scores_of([broken, broken]) == {"mc1": False, "mc2": 0.0, "mc3": 0.0}
 
 
 QUESTIONS = [
