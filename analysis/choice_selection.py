@@ -154,8 +154,7 @@ def optimism(
 
     The interval is a bootstrap over both sets of questions in which both choices are made anew in every resample. A
     maximum over resampled means is larger still than the one over the means, because it is taken over noise twice;
-    the resamples are therefore moved as a whole so that their mean is the estimate, and cut at 0. The interval errs on
-    the wide side: on simulated grids a nominal 95 % covers what is expected of new questions in 99 %.
+    the resamples are therefore moved as a whole so that their mean is the estimate, and cut at 0.
 
     Args:
         test: results of the whole grid, the same settings as in ``validation``.
@@ -165,9 +164,13 @@ def optimism(
         choose), honest (of the one that the validation questions choose), optimism (with _low, _high).
 
     Raises:
-        ValueError: as `confirm_choice`; other settings in one table than in the other.
+        ValueError: as `confirm_choice`; other settings in one table than in the other; fewer than one resample.
     """
     _require_tolerance(tolerance)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
     before, after = _scores(validation, by, "validation"), _scores(test, by, "test")
     require_disjoint_prompts(validation, test)
     odd = before.index.symmetric_difference(after.index)
@@ -175,8 +178,6 @@ def optimism(
         raise ValueError(
             f"validation and test must hold the same settings; {len(odd)} are in one only (first: {_shown(odd[0])})"
         )
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
     after = after.loc[before.index]
     # Row 0 is the tables as they are, the rest are resamples; both sets of questions are drawn anew.
     drawn = [

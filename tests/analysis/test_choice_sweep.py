@@ -224,6 +224,15 @@ def test_optimism_needs_the_same_grid_in_both_tables(validation: pd.DataFrame, h
         optimism(validation, held_out[held_out["method"] != "B"])
 
 
+@pytest.mark.parametrize(("options", "message"), [({"n_resamples": 0}, "n_resamples"), ({"level": 1.0}, "level")])
+def test_an_interval_of_nothing_is_refused(
+    options: dict[str, Any], message: str, validation: pd.DataFrame, held_out: pd.DataFrame
+) -> None:
+    for rule in (confirm_choice, optimism):
+        with pytest.raises(ValueError, match=f"{message} must"):
+            rule(validation, held_out, **options)
+
+
 # --- sweeping a model ----------------------------------------------------------------------------------------------
 
 TEXTS = ["One and one is", "Grass is", "The sea is full of", "Up is not", "A cat says", "Snow is", "Two is"]
