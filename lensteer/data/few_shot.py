@@ -12,6 +12,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _counts(sizes: Mapping[str, int | float], total: int) -> dict[str, int]:
     values = list(sizes.values())
     if not values or not all(value > 0 for value in values):
         raise ValueError(f"sizes={dict(sizes)!r}: there must be a part, and every size must be above 0")
-    whole = [isinstance(value, int) for value in values]
+    whole = [isinstance(value, Integral) for value in values]
     if all(whole):
         if sum(values) > total:
             raise ValueError(f"sizes={dict(sizes)!r} ask for {sum(values)} prompts, but there are {total}")

@@ -72,6 +72,8 @@ def listed(located: Row, names: Sequence[str]) -> tuple[list[str], list[str]]:
 def number_of(located: Row, names: Sequence[str], letters: Sequence[str], texts: Sequence[str], first: int) -> int:
     """The number (from 0) of the right option, which a row may give as letter, "B. text", number or text.
 
+    Text such as "1" is the option that says so, if there is one, and else a number; a number is always a number.
+
     Args:
         first: the number that the first option has in the row.
 
@@ -84,6 +86,8 @@ def number_of(located: Row, names: Sequence[str], letters: Sequence[str], texts:
     number = -1
     if isinstance(value, str) and letter and letter[1] in letters:
         number = list(letters).index(letter[1])
+    elif isinstance(value, str) and list(texts).count(said) == 1:
+        number = list(texts).index(said)
     elif not isinstance(value, bool) and re.fullmatch(r"\d+", said):
         number = int(said) - first
     elif said in texts:

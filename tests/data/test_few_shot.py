@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonl import write
 
@@ -42,6 +43,7 @@ def test_division_by_numbers_takes_that_many_prompts() -> None:
     whole = questions("knowledge") + questions("knowledge", "fit")
     parts = split_questions(whole, {"a": 7, "b": 30})
     assert [len(part) for part in parts.values()] == [7, 30]
+    assert split_questions(whole, {"a": np.int64(7), "b": np.int32(30)}) == parts
 
 
 @pytest.mark.parametrize(

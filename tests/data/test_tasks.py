@@ -106,6 +106,16 @@ def test_equal_options_of_a_row_are_one_option(file: Path) -> None:
     assert only("commonsense_qa", file, row).options == ("A", "B")
 
 
+@pytest.mark.parametrize(("answer", "right"), [("1", 0), ("0", 2), (1, 1), ("C", 2), ("B. 2", 1), ("3", 3)])
+def test_an_answer_in_digits_is_the_option_that_says_so_and_a_number_is_a_number(
+    file: Path, answer: str | int, right: int
+) -> None:
+    row = {"question": "Q?", "choices": ["1", "2", "0", "3"], "answer": answer}
+    assert only("mmlu", file, row).right == (right,)
+    spelled = {"question": "Q?", "choices": ["one", "two", "zero", "three"], "answer": "1"}
+    assert only("mmlu", file, spelled).right == (1,)
+
+
 # Bad input
 
 
