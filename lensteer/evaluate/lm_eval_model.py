@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lensteer.checkpoints import EMBEDDED
 from lensteer.generate import as_steering, generate
 from lensteer.hooks import Edit, Strength
 from lensteer.models import load_model, tokenizer_of, twin_of
@@ -58,7 +59,8 @@ class LensteerLM(TemplateLM):
     """A model under a steering, as lm-eval sees it.
 
     Args:
-        model: from `load_model`, or what `load_model` takes: a name, hub id, folder or .gguf file.
+        model: from `load_model`, or what `load_model` takes: a name, hub id, folder or .gguf file;
+            the embedded model where none is named.
         steering: a Steering, a list of (hook name, edit), or the path of a file from `Steering.save`; None is none.
         strength: if given, every edit is set to this strength; 0 is no steering.
         batch_size: sequences at a time, or ``"auto"``. (lm-eval's command passes 1 unless told ``--batch_size auto``.)
@@ -76,7 +78,7 @@ class LensteerLM(TemplateLM):
 
     def __init__(
         self,
-        model: TransformerBridge | str | Path,
+        model: TransformerBridge | str | Path = EMBEDDED,
         steering: Iterable[tuple[str, Edit]] | str | Path | None = None,
         *,
         strength: Strength | None = None,

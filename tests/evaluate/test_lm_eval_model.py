@@ -26,6 +26,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from lensteer import STEPS, Add, SetElements, SetProjection, Steering, at, generate
+from lensteer.checkpoints import EMBEDDED
 from lensteer.evaluate.lm_eval_model import LensteerLM, main
 from lensteer.prompts import tokenize
 from lensteer.scoring import score
@@ -293,6 +294,15 @@ def test_lm_eval_knows_the_model_and_makes_it_from_its_arguments(folder: Path) -
     assert (lm.batch_size, lm.max_length, len(lm.steering)) == ("auto", 64, 2)
     assert lm.tokenizer_name.endswith("model")
     assert json.dumps(lm.get_model_info())
+
+
+def test_a_steering_alone_is_one_of_the_embedded_model(
+    llama: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(f"{LensteerLM.__module__}.load_model", lambda name, **how: asked.append(name) or llama.model)
+    lm = LensteerLM.create_from_arg_string(f"steering={folder / 'steering.safetensors'}")
+    assert asked == [EMBEDDED] and lm.model is llama.model and len(lm.steering) == 2
 
 
 def test_the_entry_point_that_later_versions_of_lm_eval_read_names_the_class() -> None:
