@@ -33,6 +33,7 @@ class Place:
 
     @property
     def points(self) -> list[Point]:
+        """All points that it needs: read, written, and the up branches."""
         return [*self.read, *self.write, *(self.up or ())]
 
     @property
@@ -42,6 +43,15 @@ class Place:
 
 
 def place_of(model: TransformerBridge, element: str, hidden_site: str) -> Place:
+    """Where elements of a kind are on a model, layer by layer.
+
+    Args:
+        element: "head", "neuron" or "hidden".
+        hidden_site: of "hidden": "mlp_out" or "resid_post".
+
+    Raises:
+        ValueError: another element or site, or one that this architecture lacks.
+    """
     if element not in SITES:
         raise ValueError(f"element must be one of {tuple(SITES)}, got {element!r}")
     if hidden_site not in SITES["hidden"]:
@@ -82,6 +92,7 @@ class Pass:
         self.probes: dict[int, Tensor] = {}
 
     def readers(self) -> list[tuple[Point, HookFunction]]:
+        """Hooks that keep the activations of every layer, and of the up branches."""
         found = [(point, self._keep(point, i, self._seen)) for i, point in enumerate(self._place.read)]
         return found + [(point, self._keep(point, i, self._up)) for i, point in enumerate(self._place.up or ())]
 
