@@ -86,10 +86,14 @@ class _Reading:
     weight: Tensor | None
     mask: Tensor
 
-    def of(self, x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch ..."]:
+    def of(
+        self, x: Float[Tensor, "batch pos ..."], through: Callable[[Tensor], Tensor] | None
+    ) -> Float[Tensor, "batch ..."]:
+        """What is kept of a point's tensor; `through` (in the tensor's own dtype) makes it the activation."""
         if self.column is not None:
-            column = self.column.to(x.device)
-            return x[torch.arange(len(x), device=x.device), column].float()
+            x = x[torch.arange(len(x), device=x.device), self.column.to(x.device)]
+            return (x if through is None else through(x)).float()  # of one token each, not of all
+        x = x if through is None else through(x)
         if self.weight is not None:
             return torch.einsum("bp,bp...->b...", self.weight.to(x.device), x.float())
         mask = self.mask.to(x.device).view(*self.mask.shape, *[1] * (x.ndim - 2))
@@ -188,7 +192,7 @@ def _read(
 
     def keep(point: Point) -> Callable[[Tensor, Any], Tensor]:
         def function(x: Tensor, hook: Any) -> Tensor:
-            value = reading.of(x.detach() if point.through is None else point.through(x.detach()))
+            value = reading.of(x.detach(), point.through)
             if reduce is not None:
                 value = Moments.of(value[reading.mask.bool().to(x.device)] if tokens == "all" else value).pack()
             kept[point.name] = value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -237,6 +239,27 @@ def test_neurons_of_a_padded_batch_and_of_every_token_are_those_of_the_plain_mod
         own = every["blocks.2.hook_neuron"][i][every.mask[i]]
         torch.testing.assert_close(own, found[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(last[i], found[0][-1], atol=1e-5, rtol=1e-5)
+
+
+def test_the_activation_function_is_given_no_more_than_the_tokens_that_are_read(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_gated(tiny.model.hook_dict, 2):
+        pytest.skip("a plain MLP is read behind its activation function")
+    (point,) = resolve(tiny.model, "neuron", 2)
+    given: list[tuple[int, ...]] = []
+
+    def through(x: torch.Tensor) -> torch.Tensor:
+        given.append(tuple(x.shape))
+        return point.through(x)  # type: ignore[misc]
+
+    monkeypatch.setattr(
+        import_module("lensteer.capture"), "resolve", lambda *a, **more: [replace(point, through=through)]
+    )
+    texts, options = ["Why", "A much longer question?"], {"prompt_format": "plain", "progress": False}
+    last, every = (capture(tiny.model, texts, "neuron", layers=2, tokens=which, **options) for which in ("last", "all"))
+    assert given[0] == (2, *point.shape) and len(given[1]) == 3
+    torch.testing.assert_close(last[point.name], every[point.name][:, -1], rtol=0, atol=0)
 
 
 def test_neurons_are_named_like_a_site_of_transformer_lens(tiny) -> None:
