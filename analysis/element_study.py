@@ -26,6 +26,7 @@ from analysis.choice_selection import choose_setting, confirm_choice, optimism
 from analysis.choice_settings import Setting, grid, unsteered
 from analysis.choice_sweep import choice_sweep
 from analysis.confirmation import require_disjoint_prompts
+from analysis.element_size import ElementSize
 from analysis.key_elements import Criteria, criteria
 from analysis.patching import Comparison, activation_patching, attribution_patching, compare
 from analysis.report import Report
@@ -35,7 +36,6 @@ from lensteer.data import data_hash
 from lensteer.evaluate.multiple_choice import check_questions, option_ids
 from lensteer.methods import contrastive, iti, sadi
 from lensteer.methods.iti import ITI
-from lensteer.methods.sadi import Element
 from lensteer.models import fingerprint, twin_of
 from lensteer.storage import load_tensors, save_tensors
 
@@ -46,28 +46,6 @@ SPLITS = ("fit", "validation", "test")
 SCORES = ("exact", "correct", "correct_normalised")
 _FORMAT = "lensteer.patching.v1"
 _CRITERIA = ("signed", "abs", "effect_size", "abs_auroc")  # and the probes of ITI, which are fitted anyway
-
-
-@dataclass(frozen=True)
-class ElementSize:
-    """How much a study of elements does, once it has its questions.
-
-    Attributes:
-        elements: of SADI; the first is what the controls (random, fixed) are made of.
-        ks: numbers of elements, for SADI, its controls and ITI.
-        strengths: of all methods; ITI's α, which counts standard deviations, is 5 times as large.
-        layers: of CAA.
-        patched_heads, patched_pairs: how many heads are patched one by one, on how many of the pairs.
-        random_seeds: how many random choices of elements are tried.
-    """
-
-    elements: tuple[Element, ...] = ("head",)
-    ks: tuple[int, ...] = (1, 4, 16)
-    strengths: tuple[float, ...] = (1.0, 4.0)
-    layers: tuple[int, ...] = (10, 16, 22)
-    patched_heads: int = 16
-    patched_pairs: int = 16
-    random_seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,21 +148,7 @@ def _require_possible(
     }
     for pair in combinations(SPLITS, 2):
         require_disjoint_prompts(prompts[pair[0]], prompts[pair[1]], (f"{pair[0]} questions", f"{pair[1]} questions"))
-    n_layers, heads = int(model.cfg.n_layers), int(model.cfg.n_layers * model.cfg.n_heads)
-    unknown = [element for element in size.elements if element not in sadi.SITES]
-    if unknown or not size.elements:
-        raise ValueError(f"elements must be some of {tuple(sadi.SITES)}, got {size.elements}")
-    if not size.ks or not all(1 <= k <= heads for k in size.ks):
-        raise ValueError(f"ks {size.ks}: {twin_of(model).name} has {heads} heads, so K is 1 to {heads}")
-    if not size.layers or not all(0 <= layer < n_layers for layer in size.layers):
-        raise ValueError(f"layers {size.layers}: {twin_of(model).name} has layers 0 to {n_layers - 1}")
-    if not size.strengths or not all(0 < strength < float("inf") for strength in size.strengths):
-        raise ValueError(f"strengths must be positive numbers, one or more, got {size.strengths}")
-    if size.patched_heads < 3 or size.patched_pairs < 1:
-        raise ValueError(
-            f"patched_heads={size.patched_heads} and patched_pairs={size.patched_pairs}: a comparison needs three "
-            "heads and one pair or more"
-        )
+    size.require_possible(model)
     for split in SPLITS:
         option_ids(model, questions[split])  # a question that is too long is found now
 
@@ -223,21 +187,25 @@ def _settings(
     fitted = {element: sadi.from_contrast(seen, element) for element in size.elements}
     first = size.elements[0]
     difference = contrastive.caa(seen)
-    options: dict[str, Any] = {"ks": size.ks, "strengths": size.strengths}
+    is_gated_neuron = first == "neuron" and seen.metadata["gated_mlp"] == "True"
+    over: dict[str, Any] = {"strengths": size.strengths}
+    at: dict[str, Any] = {"tokens": size.tokens}
 
     def make(questions: Sequence[Question]) -> list[Setting]:
         prompts = [question.prompt for question in questions]
         clean = {element: own.read(model, prompts, resume=folder) for element, own in fitted.items()}
         settings = [unsteered()]
         for element, own in fitted.items():
-            settings += grid(f"SADI {element}", partial(own.steering, clean=clean[element]), **options)
+            steering = partial(own.steering, clean=clean[element], **at)
+            settings += grid(f"SADI {element}", steering, ks=size.ks_of(element), **over)
         for own_seed in range(seed, seed + size.random_seeds):
-            control = partial(fitted[first].random(own_seed).steering, clean=clean[first])
-            settings += grid(f"random {first}", control, seed=own_seed, **options)
-        if first != "neuron":  # nothing can be added to a gated neuron
-            settings += grid(f"fixed {first}", fitted[first].fixed, **options)
-        settings += grid("ITI", probes.steering, ks=size.ks, strengths=[5 * s for s in size.strengths])
-        return settings + grid("CAA", difference.add, layers=size.layers, strengths=size.strengths)
+            control = partial(fitted[first].random(own_seed).steering, clean=clean[first], **at)
+            settings += grid(f"random {first}", control, ks=size.ks_of(first), seed=own_seed, **over)
+        if not is_gated_neuron:  # to which nothing can be added
+            settings += grid(f"fixed {first}", partial(fitted[first].fixed, **at), ks=size.ks_of(first), **over)
+        alphas = [5 * strength for strength in size.strengths]
+        settings += grid("ITI", partial(probes.steering, **at), ks=size.ks_of("head"), strengths=alphas)
+        return settings + grid("CAA", partial(difference.add, **at), layers=size.layers, **over)
 
     return make
 

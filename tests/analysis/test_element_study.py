@@ -22,6 +22,7 @@ from lensteer.contrast import contrast
 from lensteer.evaluate.multiple_choice import multiple_choice
 from lensteer.hooks import Add
 from lensteer.methods import contrastive, iti, sadi
+from lensteer.positions import STEPS
 from lensteer.steering import Steering
 
 SIZE = ElementSize(ks=(1, 3), strengths=(1.0, 4.0), layers=(1, 2), patched_heads=5, patched_pairs=3, random_seeds=2)
@@ -94,8 +95,8 @@ def test_steered_rows_are_what_each_method_gives_on_its_own(llama: Any, study: E
         "SADI head": lambda k, s: fitted.steering(k, s, clean=clean),
         "random head": lambda k, s: fitted.random(1).steering(k, s, clean=clean),
         "fixed head": fitted.fixed,
-        "ITI": lambda k, s: iti.from_contrast(seen, **QUIET).steering(k, 5 * s),
-        "CAA": lambda layer, s: contrastive.caa(seen).add(layer, s),
+        "ITI": lambda k, s: iti.from_contrast(seen, **QUIET).steering(k, 5 * s, tokens="last"),
+        "CAA": lambda layer, s: contrastive.caa(seen).add(layer, s, tokens="last"),
     }
     for method, make in makers.items():
         place, where = (2, "layer") if method == "CAA" else (3, "k")
@@ -181,6 +182,36 @@ def test_several_elements_have_a_grid_each_and_the_controls_are_of_the_first(lla
     assert titles == 6  # a map for each of the two elements
 
 
+@pytest.mark.parametrize("tokens", ["last", STEPS])
+def test_every_method_acts_at_the_same_tokens(llama: Any, seen: Any, tmp_path: Path, tokens: Any) -> None:
+    size, fitted, probes = replace(SMALLEST, tokens=tokens), sadi.from_contrast(seen), iti.from_contrast(seen, **QUIET)
+    clean = fitted.read(llama.model, [question.prompt for question in QUESTIONS["test"]])
+    expected = {
+        "SADI head": fitted.steering(2, 4.0, clean=clean, tokens=tokens),
+        "random head": fitted.random(0).steering(2, 4.0, clean=clean, tokens=tokens),
+        "fixed head": fitted.fixed(2, 4.0, tokens=tokens),
+        "ITI": probes.steering(2, 20.0, tokens=tokens),
+        "CAA": contrastive.caa(seen).add(1, 4.0, tokens=tokens),
+    }
+    made = module._settings(llama.model, seen, probes, size, 0, tmp_path)(QUESTIONS["test"])
+    assert [setting.method for setting in made] == ["none", *expected]
+    for setting in made[1:]:
+        assert setting.steering.content_hash() == expected[setting.method].content_hash(), setting.method
+
+
+def test_elements_have_numbers_of_their_own_and_neurons_of_a_plain_mlp_a_fixed_push(gpt2: Any, tmp_path: Path) -> None:
+    read = contrast(gpt2.model, answer_pairs(QUESTIONS["fit"]), ["z", "neuron", "resid_post"], **QUIET)
+    probes = iti.from_contrast(read, **QUIET)
+    for ks, heads in (({"neuron": (2, 200), "head": (3,)}, {3}), ({"neuron": (2, 5)}, {2, 5})):
+        size = replace(SMALLEST, elements=("neuron",), ks=ks)
+        size.require_possible(gpt2.model)
+        made = module._settings(gpt2.model, read, probes, size, 0, tmp_path)(QUESTIONS["test"])
+        found = {name: {own.k for own in made if own.method == name} for name in [own.method for own in made]}
+        over = set(ks["neuron"])
+        expected = {"SADI neuron": over, "random neuron": over, "fixed neuron": over, "ITI": heads}
+        assert found == {"none": {0}, **expected, "CAA": {0}}
+
+
 # --- how it is shown -----------------------------------------------------------------------------------------------
 
 
@@ -250,6 +281,11 @@ def bad(**splits: Any) -> dict[str, Any]:
         (QUESTIONS, {"size": replace(SIZE, elements=("head", "heads"))}, "'heads'"),
         (QUESTIONS, {"size": replace(SIZE, ks=(1, 17))}, "has 16 heads, so K is 1 to 16"),
         (QUESTIONS, {"size": replace(SIZE, ks=())}, r"ks \(\)"),
+        (QUESTIONS, {"size": replace(SIZE, ks={"neuron": (1,)})}, r"ks \(\) of 'head': .* 16 heads"),
+        (QUESTIONS, {"size": replace(SIZE, ks={"head": (1,), "nerve": (1,)})}, "'nerve'"),
+        (QUESTIONS, {"size": replace(SIZE, elements=("hidden",), ks={"hidden": (129,), "head": (1,)})}, "is 1 to 128"),
+        (QUESTIONS, {"size": replace(SIZE, elements=("neuron",), ks=(17,))}, "of 'head', for ITI: .* 16 heads"),
+        (QUESTIONS, {"size": replace(SIZE, tokens="all")}, "tokens must be 'last' or STEPS, .* got 'all'"),
         (QUESTIONS, {"size": replace(SIZE, layers=(0, 4))}, r"layers \(0, 4\): .* has layers 0 to 3"),
         (QUESTIONS, {"size": replace(SIZE, strengths=(1.0, 0.0))}, "strengths must be positive"),
         (QUESTIONS, {"size": replace(SIZE, patched_heads=2)}, "patched_heads=2 .* three heads"),
@@ -257,8 +293,8 @@ def bad(**splits: Any) -> dict[str, Any]:
     ],
 )
 def test_bad_input_is_refused_before_any_work(
-    llama: Any, tmp_path: Path, forwards: Any, questions: Any, options: Any, message: str
-) -> None:
+    llama: Any, seen: Any, tmp_path: Path, forwards: Any, questions: Any, options: Any, message: str
+) -> None:  # seen: what points the model has has been looked up
     with forwards(llama) as calls, pytest.raises(ValueError, match=message):
         element_study(llama.model, questions, tmp_path, **{"size": SIZE, **options}, **QUIET)
     assert calls == []
