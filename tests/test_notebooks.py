@@ -30,7 +30,7 @@ def outputs(path: Path) -> Iterator[Any]:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS][:1] == ["01_instruction_steering.ipynb"]
+    assert [path.name for path in NOTEBOOKS][:2] == ["01_instruction_steering.ipynb", "02_key_elements.ipynb"]
 
 
 @each_notebook
