@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lensteer.contrast import Contrast
+from lensteer.messages import needs_extra
 from lensteer.methods.sadi import SITES
 from lensteer.progress import progress_bar
 from lensteer.separation import auroc, effect_size, require_finite
@@ -185,5 +186,5 @@ def _require_sklearn() -> Any:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise ImportError(f'probes of heads need scikit-learn ({error}); pip install "lensteer[eval]"') from error
+        raise needs_extra("a probe of heads", "scikit-learn", error) from error
     return LogisticRegression

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from lensteer.messages import short
 from lensteer.models import tokenizer_of
 from lensteer.prompts import Prompt, Row, context_length, tokenize
 
@@ -48,7 +49,7 @@ class Question:
         object.__setattr__(self, "right", right)
         if _is_empty(self.prompt):
             raise ValueError(f"a question needs a prompt, got {self.prompt!r}")
-        shown = f"the question {_short(self.prompt)}"
+        shown = f"the question {short(self.prompt)}"
         if len(self.options) < 2 or not all(isinstance(o, str) and o.strip() for o in self.options):
             raise ValueError(f"{shown} needs two or more options, none empty; got {self.options!r}")
         if len({option.strip() for option in self.options}) < len(self.options):
@@ -93,7 +94,7 @@ def answer_pairs(
     pairs = []
     for question in questions:
         if not question.wrong:
-            raise ValueError(f"every option of the question {_short(question.prompt)} is right: nothing to contrast")
+            raise ValueError(f"every option of the question {short(question.prompt)} is right: nothing to contrast")
         options = question.options
         if wrong == "all":
             pairs += [
@@ -135,8 +136,8 @@ def _answer_pair(pair: Any, number: int) -> AnswerPair:
             before = [list(side[:-1]) for side in pair]
             if before[0] != before[1]:
                 raise ValueError(
-                    f"the two sides of pair {number} ask different things: {_short(before[0])} and "
-                    f"{_short(before[1])}; the prompt must be the same, only the answer differs"
+                    f"the two sides of pair {number} ask different things: {short(before[0])} and "
+                    f"{short(before[1])}; the prompt must be the same, only the answer differs"
                 )
             return AnswerPair(before[0], pair[0][-1]["content"], pair[1][-1]["content"])
     raise TypeError(
@@ -161,19 +162,19 @@ def answer_ids(model: TransformerBridge, row: Row, answer: str) -> list[int]:
     """
     tokenizer = tokenizer_of(model)
     if not answer.strip():
-        raise ValueError(f"an answer to {_short(row.text)} is empty")
+        raise ValueError(f"an answer to {short(row.text)} is empty")
     text = _joined(row, answer)
     # A row that was cut at its start keeps its text, so the whole text is compared with the whole text's tokens.
     plain, both = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (row.text, text))
     if both[: len(plain)] != plain or len(both) == len(plain):
         raise ValueError(
-            f"the answer {answer!r} merges with the end of its prompt {_short(row.text)} in one token; "
+            f"the answer {answer!r} merges with the end of its prompt {short(row.text)} in one token; "
             "let the prompt end in a full word or a line break"
         )
     ids = list(both[len(plain) :])
     if len(row) + len(ids) > context_length(model):
         raise ValueError(
-            f"the prompt {_short(row.text)} and its answer have {len(row)} + {len(ids)} tokens, more than the model's "
+            f"the prompt {short(row.text)} and its answer have {len(row)} + {len(ids)} tokens, more than the model's "
             f"context of {context_length(model)}; shorten one of them"
         )
     return ids
@@ -203,8 +204,3 @@ def _joined(row: Row, answer: str) -> str:
 
 def _is_empty(prompt: Any) -> bool:
     return not prompt or (isinstance(prompt, str) and not prompt.strip())
-
-
-def _short(prompt: Any) -> str:
-    text = repr(prompt)
-    return text if len(text) <= 80 else f"{text[:50]} … {text[-25:]}"

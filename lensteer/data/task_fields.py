@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lensteer.data.loaders import _names
+from lensteer.messages import short
 
 Row = tuple[str, dict[str, Any]]
 _LINE = re.compile(r"^([A-Z])[.)] ", re.MULTILINE)
@@ -128,9 +129,3 @@ def _texts(located: Row, name: str) -> list[str]:
     if isinstance(texts, Sequence) and texts and all(isinstance(text, str) and text.strip() for text in texts):
         return [text.strip() for text in texts]
     raise ValueError(f"{located[0]}: field {name!r} is {short(value)}; it must hold answers, none empty")
-
-
-def short(value: Any) -> str:
-    """A value for a message, cut where it is long."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:40] + " … " + shown[-15:]

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from lensteer.data.few_shot import primed, with_shots
-from lensteer.data.task_fields import listed, number_of, right_and_wrong, short, text_of, value_at
+from lensteer.data.task_fields import listed, number_of, right_and_wrong, text_of, value_at
 from lensteer.data.task_rows import Located, Source, has_training_split, task_rows
 from lensteer.data.task_table import Task, find_task
+from lensteer.messages import short
 
 if TYPE_CHECKING:
     from lensteer.answers import AnswerPair, Question

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensteer.evaluate._inputs import items_and_index, lists_per_response, table, texts_and_index
 from lensteer.evaluate.length import sentence_splitter
+from lensteer.messages import needs_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -251,7 +252,7 @@ def _registry() -> dict[str, Any]:
         with _local_rank("1"):
             registry = importlib.import_module("lm_eval.tasks.ifeval.instructions_registry")
     except ImportError as error:
-        raise ImportError(f'IFEval needs lm-eval ({error}); pip install "lensteer[eval]"') from error
+        raise needs_extra("IFEval", "lm-eval", error) from error
     return registry.INSTRUCTION_DICT
 
 

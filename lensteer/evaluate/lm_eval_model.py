@@ -31,6 +31,7 @@ import torch
 from lensteer.checkpoints import EMBEDDED
 from lensteer.generate import as_steering, generate
 from lensteer.hooks import Edit, Strength
+from lensteer.messages import needs_extra
 from lensteer.models import load_model, tokenizer_of, twin_of
 from lensteer.prompts import Row, context_length
 from lensteer.scoring import score
@@ -41,7 +42,7 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise ImportError(f'a model for lm-eval needs lm-eval ({error}); pip install "lensteer[eval]"') from error
+    raise needs_extra("a model for lm-eval", "lm-eval", error) from error
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lensteer.evaluate._inputs import table
+from lensteer.messages import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,7 +198,7 @@ def option_ids(
         if len(row) == limit:
             count = len(tokenizer_of(model)(row.text, add_special_tokens=False)["input_ids"])
             raise ValueError(
-                f"question {i} ({_short(row.text)}) has {count} tokens before its answer, which leaves no room for it "
+                f"question {i} ({short(row.text)}) has {count} tokens before its answer, which leaves no room for it "
                 f"in the model's context of {limit}; shorten it, or give fewer examples"
             )
         try:
@@ -215,7 +216,7 @@ def _require_single(model: TransformerBridge, questions: Sequence[Question], ids
             if len(tokens) > 1:
                 pieces = [str(tokenizer_of(model).decode([token])) for token in tokens]
                 raise ValueError(
-                    f"the answer {option!r} to question {i} ({_short(question.prompt)}) is {len(tokens)} tokens for "
+                    f"the answer {option!r} to question {i} ({short(question.prompt)}) is {len(tokens)} tokens for "
                     f"this model, {pieces}, where one is required; use answers of one token, such as letters"
                 )
 
@@ -292,8 +293,3 @@ def _inside(ids: Sequence[list[int]], values: Sequence[float]) -> float:
     each = {tuple(own): math.exp(p) for own, p in zip(ids, values, strict=True) if not math.isnan(p)}
     total = math.fsum(p for own, p in each.items() if not any(own[:n] in each for n in range(1, len(own))))
     return min(total, 1.0)  # rounding
-
-
-def _short(prompt: Any) -> str:
-    text = repr(prompt)
-    return text if len(text) <= 80 else f"{text[:50]} … {text[-25:]}"

@@ -37,6 +37,7 @@ from lensteer.capture import capture
 from lensteer.contrast import Contrast, contrast
 from lensteer.data import data_hash
 from lensteer.hooks import Add, Strength
+from lensteer.messages import needs_extra
 from lensteer.methods.directions import Directions, Find, Unit, fit_directions
 from lensteer.models import fingerprint, tokenizer_of
 from lensteer.points import hook_names, is_gated
@@ -257,7 +258,7 @@ def _sklearn() -> tuple[Any, Any]:
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
-        raise ImportError(f'a probe needs scikit-learn ({error}); pip install "lensteer[eval]"') from error
+        raise needs_extra("a probe", "scikit-learn", error) from error
     return LogisticRegression, StandardScaler
 
 

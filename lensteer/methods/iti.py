@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lensteer.answers import check_answer_pairs
 from lensteer.contrast import Contrast, contrast
+from lensteer.messages import needs_extra
 from lensteer.methods.iti_heads import ITI, Kind
 from lensteer.points import hook_names
 from lensteer.progress import progress_bar
@@ -188,7 +189,7 @@ def split_by_question(
     try:
         from sklearn.model_selection import GroupShuffleSplit
     except ImportError as error:
-        raise _missing(error) from error
+        raise needs_extra("fitting ITI", "scikit-learn", error) from error
     _require_split(len(np.unique(questions)), validation)
     splitter = GroupShuffleSplit(n_splits=splits, test_size=validation, random_state=seed)
     return list(splitter.split(questions, groups=questions))
@@ -211,7 +212,7 @@ def probe_heads(
         from joblib import Parallel, delayed
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise _missing(error) from error
+        raise needs_extra("fitting ITI", "scikit-learn", error) from error
 
     probe = LogisticRegression(max_iter=_MAX_ITER)
     work = (delayed(_probe_layer)(probe, own.double().numpy(), labels, parts) for own in z)
@@ -267,7 +268,3 @@ def _require_tuning(tuning: Mapping[str, Tensor], names: Sequence[str]) -> None:
             f"tuning lacks {missing[0]!r} and {len(missing) - 1} more; give capture(model, prompts, 'z') of the same "
             "layers"
         )
-
-
-def _missing(error: ImportError) -> ImportError:
-    return ImportError(f'the probes of ITI need scikit-learn ({error}); pip install "lensteer[eval]"')
