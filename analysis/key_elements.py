@@ -29,13 +29,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from numbers import Integral
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.element_scores import CRITERIA, Sample, checked_names, sample_of, score_all
+from analysis.statistics import spearman
 from lensteer.contrast import Contrast
 from lensteer.methods.sadi import Element
 
@@ -228,23 +228,14 @@ def overlap(first: Float[Tensor, "..."], second: Float[Tensor, "..."], k: int) -
 
 
 def rank_correlation(first: Float[Tensor, "..."], second: Float[Tensor, "..."]) -> float:
-    """Spearman's ρ: Pearson's correlation of the ranks, ties at their mean rank; NaN where one side is constant.
+    """Spearman's ρ of two sets of scores; NaN where one side is constant.
 
     Raises:
         ValueError: shapes that differ.
     """
     if first.shape != second.shape:
         raise ValueError(f"ranks of {tuple(first.shape)} and {tuple(second.shape)} values cannot be compared")
-    return correlation(
-        *(pd.Series(s.detach().flatten().double().cpu().numpy()).rank().to_numpy() for s in (first, second))
-    )
-
-
-def correlation(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> float:
-    """Pearson's correlation; NaN where one side is constant."""
-    a, b = first - first.mean(), second - second.mean()
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm > 0 else float("nan")
+    return spearman(*(scores.detach().flatten().double().cpu().numpy() for scores in (first, second)))
 
 
 def _order(scores: Float[Tensor, "..."]) -> Int[Tensor, " n"]:

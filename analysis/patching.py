@@ -28,8 +28,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.answer_odds import items, tails
-from analysis.key_elements import correlation, rank_correlation
+from analysis.key_elements import rank_correlation
 from analysis.patched_elements import Pass, Place, Sums, place_of, reference_values
+from analysis.statistics import correlation
 from lensteer.capture import capture
 from lensteer.methods.sadi import SITES, Element
 from lensteer.progress import progress_bar

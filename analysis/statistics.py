@@ -142,6 +142,20 @@ def is_binary(values: Float[np.ndarray, "prompt"]) -> bool:
     return bool(np.isin(values, (0, 1)).all())
 
 
+def correlation(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> float:
+    """Pearson's correlation; NaN where one side is constant."""
+    a, b = first - first.mean(), second - second.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0 else math.nan
+
+
+def spearman(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> float:
+    """Spearman's ρ: Pearson's correlation of the ranks, ties at their mean rank; NaN where one side is constant."""
+    import pandas as pd
+
+    return correlation(*(pd.Series(values).rank().to_numpy() for values in (first, second)))
+
+
 def _weights(n: int, n_resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resample prompt"]:
     """How often each prompt is drawn in each resample: one bincount over all of them."""
     drawn = rng.integers(n, size=(n_resamples, n)) + n * np.arange(n_resamples)[:, None]

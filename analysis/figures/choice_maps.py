@@ -19,6 +19,7 @@ from analysis.figures.template import (
     joined,
     new_figure,
 )
+from analysis.statistics import spearman
 from analysis.tables import UNSTEERED_LAYER, one_of, require_columns, require_finite
 
 _LAYERS = [[0.0, "#9ecae1"], [0.5, "#4292c6"], [1.0, "#08306b"]]  # seen on white from end to end
@@ -189,10 +190,7 @@ def patching_comparison(comparison: pd.DataFrame, *, title: str = "attribution a
     require_finite(comparison, ["layer", "element", "attribution", "effect"], "comparison")
     if len(comparison) < 2 or comparison.duplicated(["layer", "element"]).any():
         raise ValueError("comparison must hold two or more elements, each once")
-    # The correlation of the ranks, ties at their mean rank: Spearman's. NaN where one side is constant.
-    attribution, effect = (comparison[name].rank().to_numpy() for name in ("attribution", "effect"))
-    constant = attribution.std() == 0 or effect.std() == 0
-    correlation = np.nan if constant else float(np.corrcoef(attribution, effect)[0, 1])
+    correlation = spearman(comparison["attribution"].to_numpy(), comparison["effect"].to_numpy())
     figure = new_figure(
         title,
         joined((f"rank correlation {correlation:.2f}", f"{len(comparison)} elements", "dashed: equal")),

@@ -9,10 +9,20 @@ from scipy import stats
 from analysis.statistics import (
     bootstrap_mean,
     bootstrap_means,
+    correlation,
     geometric_mean,
     mcnemar,
     paired_bootstrap,
+    spearman,
 )
+
+
+def test_correlations_are_those_of_scipy_ties_included_and_nan_where_a_side_is_constant():
+    rng = np.random.default_rng(5)
+    first, second = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
+    assert correlation(first, second) == pytest.approx(stats.pearsonr(first, second).statistic)
+    assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert math.isnan(correlation(first, np.ones(40))) and math.isnan(spearman(np.ones(40), second))
 
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap():
