@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -91,8 +92,8 @@ def require_disjoint_prompts(
     Raises:
         ValueError: names how many, and the first.
     """
-    seen = set(_normalised(validation["prompt"]))
-    again = _normalised(test["prompt"]).isin(seen)
+    seen = set(validation["prompt"].map(normalised_prompt))
+    again = test["prompt"].map(normalised_prompt).isin(seen)
     if again.any():
         overlap = test.loc[again, "prompt"].drop_duplicates()
         raise ValueError(
@@ -101,9 +102,9 @@ def require_disjoint_prompts(
         )
 
 
-def _normalised(prompts: pd.Series) -> pd.Series:
-    # a chat prompt is a list of messages; its text form serves as well
-    return prompts.map(lambda prompt: " ".join(str(prompt).split()).casefold())
+def normalised_prompt(prompt: Any) -> str:
+    """What two prompts have in common that differ in blanks or in upper and lower case only."""
+    return " ".join(str(prompt).split()).casefold()  # of a chat, its messages as text
 
 
 def _require_chosen_setting(choice: Choice, group: pd.DataFrame, steered: str) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analysis.choice_sweep import Setting, choice_sweep, unsteered
+from analysis.confirmation import normalised_prompt
 from analysis.statistics import bootstrap_mean
 from lensteer.answers import AnswerPair, Question
 from lensteer.capture import Activations
@@ -138,14 +139,10 @@ def _spread(order: Int[np.ndarray, " pair"], kinds: Sequence[Hashable]) -> Int[n
 
 
 def _require_other_questions(seen: Contrast, questions: Sequence[Question]) -> None:
-    fitted_on = {_normalised(pair.prompt) for pair in seen.pairs}
-    again = [question.prompt for question in questions if _normalised(question.prompt) in fitted_on]
+    fitted_on = {normalised_prompt(pair.prompt) for pair in seen.pairs}
+    again = [question.prompt for question in questions if normalised_prompt(question.prompt) in fitted_on]
     if again:
         raise ValueError(
             f"{len(again)} of the {len(questions)} questions are among those that the pairs were made of (first: "
             f"{again[0]!r}); accuracy is measured on other questions"
         )
-
-
-def _normalised(prompt: Any) -> str:
-    return " ".join(str(prompt).split()).casefold()
