@@ -98,14 +98,12 @@ def from_contrast(seen: Contrast, element: Element = "head", site: str | None = 
 
     Raises:
         ValueError: an unknown element, a site that is not one of its own or was not read, a contrast of some layers
-            only, or NaN or inf in the activations.
+            only or in another order, or NaN or inf in the activations.
     """
     site = site or _site(element, "mlp_out")
     if site not in SITES.get(element, ()):
         raise ValueError(f"site {site!r} is none of {element!r}; the sites of each element are {SITES}")
-    read, there = len(seen.names.get(site, ())), int(seen.metadata.get("n_layers", 0))
-    if read and there and read != there:
-        raise ValueError(f"the contrast holds {read} of {there} layers; SADI ranks all layers together: read them all")
+    seen.require_all_layers(site)
     positive, negative = seen.moments(site)
     return SADI(element, site, positive, negative, metadata={**seen.metadata, "method": "sadi"})
 

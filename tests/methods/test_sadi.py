@@ -760,6 +760,9 @@ def test_a_contrast_of_some_layers_is_refused_since_layers_would_be_misnumbered(
     some = contrast(six.model, PAIRS, ["z"], layers=[4, 5], progress=False)
     with pytest.raises(ValueError, match=r"2 of 6 layers.*all layers"):
         sadi.from_contrast(some, "head")
+    turned = contrast(six.model, PAIRS, ["z"], layers=[5, 4, 3, 2, 1, 0], progress=False)
+    with pytest.raises(ValueError, match=r"6 of 6 layers of 'z' in another order"):
+        sadi.from_contrast(turned, "head")
     with pytest.raises(ValueError, match=r"site 'neuron' was not read; there are \['z'\]"):
         sadi.from_contrast(some, "neuron")
 
