@@ -102,20 +102,31 @@ def number_of(located: Row, names: Sequence[str], letters: Sequence[str], texts:
 
 
 def right_and_wrong(
-    located: Row, right: Sequence[str], wrong: str, all_right: Sequence[str]
+    located: Row, right: Sequence[str], wrong: str, all_right: Sequence[str], labelled: str | None = None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Options from lists of right and of wrong answers, the right ones first, and the numbers of those.
 
     Args:
         right: the fields whose answers become options; all_right: every field that holds right ones. What is in one of
             those and in ``wrong`` is left out.
+        labelled: a field that may hold both instead: choices, and a label 1 or 0 for each.
 
     Raises:
         ValueError: a missing field, one that is neither text nor a list of texts, or a side without answers.
     """
-    bad = _texts(located, wrong)
-    contradictory = {text for name in all_right for text in _texts(located, name)} & set(bad)
-    good = [text for name in right for text in _texts(located, name)]
+    if labelled:
+        value_at(located, (wrong, labelled))  # where there is neither, the error names both
+    if labelled and wrong not in located[1]:
+        choices, field = _texts(located, f"{labelled}.choices"), f"{labelled}.labels"
+        labels = value_at(located, (field,))
+        if not isinstance(labels, Sequence) or len(labels) != len(choices) or any(own not in (0, 1) for own in labels):
+            raise ValueError(f"{located[0]}: field {field!r} is {short(labels)}; it must hold 1 or 0 for each choice")
+        bad, good = ([text for text, own in zip(choices, labels, strict=True) if own == side] for side in (0, 1))
+        contradictory = set(good) & set(bad)
+    else:
+        bad = _texts(located, wrong)
+        contradictory = {text for name in all_right for text in _texts(located, name)} & set(bad)
+        good = [text for name in right for text in _texts(located, name)]
     sides = [list(dict.fromkeys(t for t in side if t not in contradictory)) for side in (good, bad)]
     for side, what in zip(sides, ("right", "wrong"), strict=True):
         if not side:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from lensteer.data.loaders import _rows
 from lensteer.data.queries import SPLITS, read_jsonl
 from lensteer.data.task_table import TASKS, Task
+from lensteer.messages import short
 
 Source: TypeAlias = str | Path | Mapping[str, str | Path] | None
 Located: TypeAlias = tuple[str, dict[str, Any]]
@@ -23,6 +24,7 @@ def task_rows(task: Task, split: str, source: Source) -> Iterator[Located]:
 
     Raises:
         ValueError: a split that this source does not have, or a task without a set of its own.
+        TypeError: a source that is no path, such as a list of rows.
         FileNotFoundError: no such file.
         ImportError: the hub without the ``datasets`` library.
         OSError: the hub cannot be reached, or does not have the set.
@@ -36,8 +38,8 @@ def task_rows(task: Task, split: str, source: Source) -> Iterator[Located]:
     if isinstance(source, Mapping):
         if split not in source:
             raise ValueError(f"the source has no split {split!r}; it has {', '.join(map(repr, source)) or 'none'}")
-        return _rows(Path(source[split]))
-    return _local(Path(source), split)
+        return _rows(_path(source[split]))
+    return _local(_path(source), split)
 
 
 def has_training_split(task: Task, source: Source) -> bool:
@@ -48,7 +50,16 @@ def has_training_split(task: Task, source: Source) -> bool:
         return task.hub is not None and "fit" in task.hub.splits
     if isinstance(source, Mapping):
         return "fit" in source
-    return any(row.get("split") == "fit" for _, row in _rows(Path(source)))
+    return any(row.get("split") == "fit" for _, row in _rows(_path(source)))
+
+
+def _path(source: Any) -> Path:
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"source is {short(source)}; it must be 'hub', the path of a JSON-lines file, or a mapping of splits to "
+            "paths (rows that are in memory are written as one JSON object a line)"
+        )
+    return Path(source)
 
 
 def _own(task: Task, split: str) -> Iterator[Located]:

@@ -41,6 +41,8 @@ class Task:
         kind: where the options come from, and ``options`` the labels or field names of that kind.
         gold: fields that may name the right option; ``values`` what a value there means; ``first`` the number that
             the first option has there.
+        right: fields of right answers by layout, beside the ``options`` of wrong ones; ``labelled`` a field that holds
+            both instead, as choices and their labels 1 and 0.
         opposite: the wrong labels of each label, for contrastive pairs.
 
     Raises:
@@ -56,6 +58,7 @@ class Task:
     values: Mapping[str, str] = field(default_factory=dict)
     first: int = 0
     right: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labelled: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     ends: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +160,7 @@ def task_from(name: str, table: Mapping[str, Any], others: Mapping[str, Any] | N
         "primer",
         "same_group",
         "right",
+        "labelled",
         "own",
         "hub",
     }
@@ -179,6 +183,7 @@ def task_from(name: str, table: Mapping[str, Any], others: Mapping[str, Any] | N
         values={key.lower(): label for key, label in gold.get("values", {}).items()},
         first=gold.get("first", 0),
         right={key: _tuple(names) for key, names in entries.get("right", {}).items()},
+        labelled=entries.get("labelled", {}),
         group=entries.get("group"),
         words=entries.get("words", {}),
         ends=entries.get("ends", {}),

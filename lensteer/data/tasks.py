@@ -90,6 +90,7 @@ def questions(
         ValueError: an unknown task, split or layout; more questions or examples than there are; few-shot examples for
             the split they come from or without a training split; a row with a missing field, a label outside
             the mapping or too few options (named with file, line and field).
+        TypeError: a source that is no path, such as a list of rows.
         FileNotFoundError: no such file.
         ImportError: "hub" without the ``datasets`` library.
         OSError: the hub cannot be reached, or no longer has the set.
@@ -237,7 +238,7 @@ def _options(task: Task, layout: str, located: Located) -> tuple[tuple[str, ...]
     """The distinct options of a row, and which are right."""
     if task.kind == "wrong":
         every = [name for names in task.right.values() for name in names]
-        return right_and_wrong(located, task.right[layout], task.options[0], every)
+        return right_and_wrong(located, task.right[layout], task.options[0], every, task.labelled.get(layout))
     if task.kind == "labels":
         return task.options, (task.options.index(_label(task, located)),)
     if task.kind == "fields":

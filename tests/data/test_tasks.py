@@ -90,6 +90,27 @@ def test_truthfulqa_has_all_answers_best_first_or_the_best_and_the_wrong_ones(fi
         only("truthfulqa", file, {**row, "incorrect_answers": ["both"]})
 
 
+def test_truthfulqa_is_read_in_its_form_for_multiple_choice_too(file: Path) -> None:
+    one = {"choices": ["r", "w1", "w2"], "labels": [1, 0, 0]}
+    several = {"choices": ["w1", "r1", "r2", "w2", "r2"], "labels": [0, 1, 1, 0, 0]}
+    row = {"question": "Q?", "mc1_targets": one, "mc2_targets": several}
+    question = only("truthfulqa", file, row)
+    assert (question.options, question.right) == (("r1", "w1", "w2"), (0,))  # r2 is on both sides
+    question = only("truthfulqa", file, row, layout="mc1")
+    assert (question.options, question.right, question.prompt) == (("r", "w1", "w2"), (0,), "Q: Q?\nA:")
+    for labels in ([1, 0], [1, 0, 2], "100", 1):
+        with pytest.raises(ValueError, match=r"field 'mc1_targets.labels' is .*1 or 0 for each choice"):
+            only("truthfulqa", file, {**row, "mc1_targets": {**one, "labels": labels}}, layout="mc1")
+    with pytest.raises(ValueError, match="no field 'incorrect_answers' or 'mc2_targets'; there are 'question'"):
+        only("truthfulqa", file, {"question": "Q?"})
+
+
+@pytest.mark.parametrize("source", [[{"question": "Q?"}], {"test": [{"question": "Q?"}]}, 5])
+def test_rows_in_memory_are_no_source(source: object) -> None:
+    with pytest.raises(TypeError, match=r"source is .*; it must be 'hub', the path of a JSON-lines file"):
+        questions("mmlu", source=source)  # type: ignore[arg-type]
+
+
 def test_open_answers_are_the_usual_one_and_its_other_spellings_each_once(file: Path) -> None:
     answer = {"value": "Rome", "aliases": ["Roma", "Rome "], "normalized_aliases": ["rome"]}
     question = only("triviaqa", file, {"question": "Capital of Italy", "answer": answer})
