@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, Any
 
 from analysis.choice_selection import SETTING, UNSTEERED
 from lensteer.answers import Question
@@ -56,18 +57,20 @@ def grid(
     method: str,
     make: Callable[[int, float], Steering],
     *,
-    strengths: Iterable[float],
-    ks: Iterable[int] | None = None,
-    layers: Iterable[int] | None = None,
+    strengths: float | Iterable[float],
+    ks: int | Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     seed: int = 0,
 ) -> list[Setting]:
     """Every K (or every layer) with every strength.
 
     Args:
         make: steering of (K or layer, strength).
-        ks, layers: one of the two.
+        strengths: one or several.
+        ks, layers: one of the two, with one value or several.
 
     Raises:
+        TypeError: values that are not numbers.
         ValueError: both or neither of ``ks`` and ``layers``; an empty grid; a K below 1, a layer below 0, a strength
             that is 0 or not finite (no steering is `unsteered`); the method name "none".
     """
@@ -76,7 +79,8 @@ def grid(
     if method == UNSTEERED:
         raise ValueError("the name 'none' is for the model without steering: unsteered()")
     over_k = layers is None
-    places, values = [*(ks or ()), *(layers or ())], [float(strength) for strength in strengths]
+    places = _numbers(method, *(("ks", ks) if over_k else ("layers", layers)), index)
+    values = _numbers(method, "strengths", strengths, float)
     if not places or not values:
         raise ValueError(f"a grid of {method!r} needs values, got {places} and strengths {values}")
     for place in places:
@@ -92,13 +96,33 @@ def grid(
     ]
 
 
+def _numbers(method: str, name: str, given: Any, kind: Callable[[Any], Any]) -> list[Any]:
+    """One number or several, as a list."""
+    try:
+        return [kind(value) for value in (given if isinstance(given, Iterable) else [given])]
+    except (TypeError, ValueError):
+        numbers = "whole numbers" if kind is index else "numbers"
+        raise TypeError(f"{name}={given!r} in the grid of {method!r} must be a list of {numbers}, or one") from None
+
+
 def checked_settings(model: TransformerBridge, settings: Sequence[Setting], n_questions: int) -> list[Setting]:
     """The settings as a list, checked before any work.
 
     Raises:
+        TypeError: something else than a list of `Setting`.
         ValueError: none; two of one name; a steering that does not fit the model or that number of questions.
     """
+    if not isinstance(settings, Iterable) or isinstance(settings, Mapping | Steering | str):
+        raise TypeError(f"settings must be a list such as [unsteered(), *grid(…)], got {type(settings).__name__}")
     settings = list(settings)
+    for i, setting in enumerate(settings):
+        if not isinstance(setting, Setting):
+            hint = (
+                "a grid is a list itself: put a star before it, [unsteered(), *grid(…)]"
+                if isinstance(setting, list) and all(isinstance(one, Setting) for one in setting)
+                else "give a steering a name: Setting('CAA', layer=10, strength=1.0, steering=steering)"
+            )
+            raise TypeError(f"setting {i} is of type {type(setting).__name__}, not Setting; {hint}")
     if not settings:
         raise ValueError("no settings were given; a sweep needs at least one, such as unsteered()")
     names = [setting.label for setting in settings]

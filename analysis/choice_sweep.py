@@ -78,6 +78,7 @@ def choice_sweep(
         right option's log-likelihood less the best wrong one's (NaN where all are right).
 
     Raises:
+        TypeError: something else than a list of `Setting`.
         ValueError: no settings or no questions; two settings of one name (method, k, layer, strength, seed); a
             steering that does not fit the model, or has rows for another number of questions; a function that gives
             other settings for other questions; a model that is being steered (with a cache).
@@ -89,7 +90,7 @@ def choice_sweep(
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if not callable(settings):
-        checked_settings(model, settings, len(questions))
+        settings = checked_settings(model, settings, len(questions))
     if cache is not None and twin_of(model).active:
         raise ValueError(
             "the model is being steered, which no cache key knows of; sweep without cache=, or add that steering to "

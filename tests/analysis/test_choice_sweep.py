@@ -417,6 +417,39 @@ def test_bad_sweeps_are_refused_before_any_work(llama: Any, settings: Any, forwa
         choice_sweep(model, lambda _: next(changing), QUESTIONS, chunk_size=4, **QUIET)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (lambda: [push(1, 1.0)], r"setting 0 is of type Steering, not Setting; give a steering a name: Setting\("),
+        (
+            lambda: [unsteered(), grid("A", push, ks=1, strengths=1)],
+            r"setting 1 is of type list, not Setting; .*put a star before it",
+        ),
+        (lambda: {"A": push(1, 1.0)}, r"settings must be a list such as .*, got dict"),
+        (lambda: push(1, 1.0), r"settings must be a list such as .*, got Steering"),
+        (unsteered, r"settings must be a list such as .*, got Setting"),
+        (lambda: lambda chunk: [None], r"setting 0 is of type NoneType, not Setting"),
+    ],
+)
+def test_what_is_no_list_of_settings_is_refused(llama: Any, settings: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        choice_sweep(llama.model, settings(), QUESTIONS, **QUIET)
+
+
+def test_settings_may_come_from_a_generator(llama: Any) -> None:
+    found = choice_sweep(llama.model, iter([unsteered()]), QUESTIONS[:3], chunk_size=2, **QUIET)
+    require_equal(found, choice_sweep(llama.model, [unsteered()], QUESTIONS[:3], **QUIET))
+
+
+def test_a_grid_of_one_value_needs_no_list() -> None:
+    assert [setting.label for setting in grid("A", push, ks=4, strengths=1.0)] == [("A", 4, -1, 1.0, 0)]
+    for options in ({"ks": "4"}, {"ks": [1.5]}, {"layers": ["x"]}):
+        with pytest.raises(TypeError, match=r"in the grid of 'A' must be a list of whole numbers, or one"):
+            grid("A", push, strengths=1, **options)
+    with pytest.raises(TypeError, match=r"strengths='big' in the grid of 'A' must be a list of numbers, or one"):
+        grid("A", push, ks=1, strengths="big")  # type: ignore[arg-type]
+
+
 def test_a_grid_is_every_place_with_every_strength() -> None:
     found = grid("CAA", push, layers=iter([0, 2]), strengths=iter([1, -2]))
     assert [setting.label[1:4] for setting in found] == [(0, 0, 1.0), (0, 0, -2.0), (0, 2, 1.0), (0, 2, -2.0)]
