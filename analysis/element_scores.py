@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lensteer.contrast import Contrast
+from lensteer.contrast import Contrast, require_contrast
 from lensteer.messages import needs_extra
 from lensteer.methods.sadi import SITES
 from lensteer.progress import progress_bar
@@ -71,9 +71,11 @@ def sample_of(seen: Contrast, element: str, site: str | None) -> Sample:
     """What was read of one kind of element.
 
     Raises:
+        TypeError: not a Contrast.
         ValueError: an unknown element, a site that is not its own or was not read, some layers only or in another
             order, moments only, or NaN or inf.
     """
+    require_contrast(seen)
     if element not in SITES:
         raise ValueError(f"element must be one of {tuple(SITES)}, got {element!r}")
     site = SITES[element][0] if site is None else site

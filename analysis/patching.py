@@ -32,6 +32,7 @@ from analysis.key_elements import rank_correlation
 from analysis.patched_elements import Pass, Place, Sums, place_of, reference_values
 from analysis.statistics import correlation
 from lensteer.capture import capture
+from lensteer.messages import short
 from lensteer.methods.sadi import SITES, Element
 from lensteer.progress import progress_bar
 
@@ -214,11 +215,14 @@ def _chosen(place: Place, elements: Any, sample: int, seed: int) -> list[tuple[i
             raise ValueError(f"sample must be at least 1, got {sample}")
         drawn = torch.randperm(layers * width, generator=torch.Generator().manual_seed(seed))[:sample].sort().values
         return [(i // width, i % width) for i in drawn.tolist()]
-    chosen = [(int(layer), int(index)) for layer, index in elements]
+    try:
+        chosen = [(int(layer), int(index)) for layer, index in elements]
+    except (TypeError, ValueError):  # [1, 2], a table, or the number of them
+        chosen = []
     wrong = [pair for pair in chosen if not (0 <= pair[0] < layers and 0 <= pair[1] < width)]
     if wrong or not chosen:
         raise ValueError(
             f"elements are (layer, element) from (0, 0) to {(layers - 1, width - 1)}, one or more; got "
-            f"{wrong[0] if wrong else elements!r}"
+            f"{short(wrong[0] if wrong else elements)}"
         )
     return chosen

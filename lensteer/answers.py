@@ -9,9 +9,10 @@ contrastive methods read.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lensteer.messages import short
@@ -45,8 +46,6 @@ class Question:
         if isinstance(self.options, str):
             raise TypeError(f"options must be a list of answers, got the text {self.options!r}")
         object.__setattr__(self, "options", tuple(self.options))
-        right = tuple(int(i) for i in ((self.right,) if isinstance(self.right, Integral) else self.right))
-        object.__setattr__(self, "right", right)
         if _is_empty(self.prompt):
             raise ValueError(f"a question needs a prompt, got {self.prompt!r}")
         shown = f"the question {short(self.prompt)}"
@@ -54,6 +53,10 @@ class Question:
             raise ValueError(f"{shown} needs two or more options, none empty; got {self.options!r}")
         if len({option.strip() for option in self.options}) < len(self.options):
             raise ValueError(f"{shown} has equal options: {self.options!r}")
+        right = _numbers(self.right)
+        if right is None:
+            raise TypeError(f"{shown} needs the numbers of its right options, as right=(0,); got right={self.right!r}")
+        object.__setattr__(self, "right", right)
         if not right or not all(0 <= i < len(self.options) for i in right):
             raise ValueError(f"{shown} has options 0 to {len(self.options) - 1}, but right={right!r}")
 
@@ -66,6 +69,15 @@ class Question:
     def wrong(self) -> tuple[int, ...]:
         """Numbers of the wrong options."""
         return tuple(i for i in range(len(self.options)) if i not in self.right)
+
+
+def _numbers(given: Any) -> tuple[int, ...] | None:
+    """One whole number or several, NumPy's too; None for anything else, such as texts or a mask of truth values."""
+    several = (given,) if isinstance(given, Integral) else tuple(given) if isinstance(given, Iterable) else (None,)
+    try:
+        return None if any(isinstance(i, bool) for i in several) else tuple(index(i) for i in several)
+    except TypeError:
+        return None
 
 
 class AnswerPair(NamedTuple):
@@ -87,8 +99,10 @@ def answer_pairs(
         seed: of the draw, which depends on nothing but it and the question.
 
     Raises:
+        TypeError: not a list of questions.
         ValueError: no questions, or a question without a wrong option.
     """
+    questions = _listed(questions, "questions", Question)
     if not questions:
         raise ValueError("no questions were given; pairs need at least one")
     pairs = []
@@ -108,16 +122,25 @@ def answer_pairs(
     return pairs
 
 
-def check_answer_pairs(pairs: Sequence[Any]) -> list[AnswerPair]:
+def _listed(given: Any, name: str, of: type) -> list[Any]:
+    """What a user gave as several, as a list; not one alone, which may be iterable itself."""
+    if isinstance(given, of | str | Mapping) or not isinstance(given, Iterable):
+        one = f"; put it in a list: [{of.__name__}(…)]" if isinstance(given, of) else ""
+        raise TypeError(f"{name} must be a list of {of.__name__}, got {type(given).__name__}{one}")
+    return list(given)
+
+
+def check_answer_pairs(pairs: Iterable[Any]) -> list[AnswerPair]:
     """The pairs, checked before any work.
 
     Each is an `AnswerPair`, or a (positive, negative) pair of chats that end with the assistant's answer.
 
     Raises:
         ValueError: none, an empty answer, two equal answers, or two chats that differ before the answer.
-        TypeError: an entry that is not such a pair.
+        TypeError: not a list, or an entry that is not such a pair.
     """
-    if len(pairs) == 0:
+    pairs = _listed(pairs, "pairs", AnswerPair)
+    if not pairs:
         raise ValueError("no pairs were given; a fit needs at least one (50 or more to be of use)")
     checked = [_answer_pair(pair, i) for i, pair in enumerate(pairs)]
     for i, pair in enumerate(checked):

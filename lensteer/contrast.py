@@ -91,10 +91,29 @@ class Contrast:
                 "all layers together, and a layer is told by its row: read all layers, in order (leave layers= out)"
             )
 
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{site} ({len(names)} layers)" for site, names in self.names.items())
+        moments = any(isinstance(value, Moments) for value in self.positive.values())
+        of = f" on {self.metadata['model']}" if "model" in self.metadata else ""
+        return f"Contrast: {'moments' if moments else 'activations'} of {len(self.pairs)} pairs{of} at {sites}"
+
     def _names(self, site: str) -> Sequence[str]:
         if site not in self.names:
             raise ValueError(f"site {site!r} was not read; there are {list(self.names)}")
         return self.names[site]
+
+
+def require_contrast(seen: Any) -> None:
+    """Refuse a model or pairs where a fitter takes what was read of them.
+
+    Raises:
+        TypeError: not a `Contrast`.
+    """
+    if not isinstance(seen, Contrast):
+        raise TypeError(
+            f"expected a Contrast, got {type(seen).__name__}; read the pairs first: contrast(model, pairs, site), or "
+            "let fit do both, such as contrastive.fit(model, pairs, 'caa') or iti.fit(model, pairs)"
+        )
 
 
 def contrast(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lensteer import AnswerPair, Question, answer_pairs, load_model
 from lensteer.answers import answer_ids, answered_rows, check_answer_pairs
@@ -84,6 +85,10 @@ def test_right_may_be_a_numpy_number_as_it_comes_out_of_a_table() -> None:
         (("Why", ("a", "b"), (2,)), ValueError, r"options 0 to 1, but right=\(2,\)"),
         (("Why", ("a", "b"), (-1,)), ValueError, r"right=\(-1,\)"),
         (("Why", "ab", (0,)), TypeError, r"options must be a list of answers, got the text 'ab'"),
+        (("Why", ("a", "b"), ("b",)), TypeError, r"numbers of its right options, as right=\(0,\); got right=\('b',\)"),
+        (("Why", ("a", "b"), "b"), TypeError, r"got right='b'"),
+        (("Why", ("a", "b"), (False, True)), TypeError, r"got right=\(False, True\)"),
+        (("Why", ("a", "b"), None), TypeError, r"got right=None"),
     ],
 )
 def test_a_question_that_cannot_be_asked_is_refused(arguments: Any, error: Any, words: str) -> None:
@@ -122,11 +127,14 @@ def test_questions_that_make_no_pair_are_refused() -> None:
         answer_pairs([Question("Q", ("a", "b"), (0, 1))])
     with pytest.raises(ValueError, match="wrong must be 'one' or 'all', got 'two'"):
         answer_pairs([Question("Q", ("a", "b"), (0,))], wrong="two")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"questions must be a list of Question, got Question; put it in a list"):
+        answer_pairs(Question("Q", ("a", "b"), (0,)))  # type: ignore[arg-type]
 
 
 def test_two_chats_with_the_same_question_are_a_pair() -> None:
     assert check_answer_pairs([CHATS]) == [AnswerPair(CHATS[0][:1], "yes", "no")]
     assert check_answer_pairs([tuple(CHATS), ("Why", "yes", "no")])[1] == AnswerPair("Why", "yes", "no")
+    assert check_answer_pairs(("Why", *sides) for sides in [("yes", "no")]) == [AnswerPair("Why", "yes", "no")]
 
 
 def chat(*texts: Any) -> list[dict[str, Any]]:
@@ -152,6 +160,9 @@ def chat(*texts: Any) -> list[dict[str, Any]]:
         (["abc"], TypeError, r"pair 0 is 'abc'"),
         ([5], TypeError, r"pair 0 is 5"),
         ([("Why", 1, 2)], TypeError, r"pair 0 is"),
+        (AnswerPair("Why", "yes", "no"), TypeError, r"pairs must be a list of AnswerPair, got AnswerPair; put it in a"),
+        (torch.nn.Identity(), TypeError, r"pairs must be a list of AnswerPair, got Identity"),
+        ({"Why": ("yes", "no")}, TypeError, r"got dict"),
     ],
 )
 def test_what_is_not_a_contrastive_pair_is_refused(pairs: Any, error: Any, words: str) -> None:

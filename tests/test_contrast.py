@@ -118,6 +118,13 @@ def test_it_reads_under_the_steering_that_is_on(llama: Any) -> None:
     torch.testing.assert_close(found, plain + 2.0 * vector, atol=1e-5, rtol=1e-5)
 
 
+def test_its_repr_is_one_short_line(llama: Any) -> None:
+    shown = repr(contrast(llama.model, PAIRS, ["z", "neuron"], layers=[1, 2], progress=False))
+    assert f"activations of {len(PAIRS)} pairs" in shown and "z (2 layers), neuron (2 layers)" in shown
+    assert "moments of" in repr(contrast(llama.model, PAIRS, "z", reduce="moments", progress=False))
+    assert len(shown) < 200
+
+
 def test_what_was_not_kept_is_refused_with_what_there_is(llama: Any) -> None:
     streamed = contrast(llama.model, PAIRS, ["z"], reduce="moments", progress=False)
     assert isinstance(streamed.positive["blocks.0.attn.hook_z"], Moments)

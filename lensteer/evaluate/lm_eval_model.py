@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,8 +61,7 @@ class LensteerLM(TemplateLM):
     """A model under a steering, as lm-eval sees it.
 
     Args:
-        model: from `load_model`, or what `load_model` takes: a name, hub id, folder or .gguf file;
-            the embedded model where none is named.
+        model: from `load_model`, or what that takes: a name, hub id, folder or .gguf file; none is the embedded one.
         steering: a Steering, a list of (hook name, edit), or the path of a file from `Steering.save`; None is none.
         strength: if given, every edit is set to this strength; 0 is no steering.
         batch_size: sequences at a time, or ``"auto"``. (lm-eval's command passes 1 unless told ``--batch_size auto``.)
@@ -73,7 +73,7 @@ class LensteerLM(TemplateLM):
         seed: of sampling, for tasks that ask for it.
 
     Raises:
-        ValueError: a steering that does not fit the model, or has values for the rows of one particular batch.
+        TypeError, ValueError: an unknown argument; a steering that does not fit the model or is for one batch's rows.
         ModelUnavailable: the model cannot be had.
     """
 
@@ -92,8 +92,11 @@ class LensteerLM(TemplateLM):
         max_gen_toks: int = 256,
         add_bos_token: bool | None = None,
         seed: int = 0,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            raise TypeError(f"no argument {min(unknown)!r}; there are {[*signature(LensteerLM).parameters][:-1]}")
         if max_batch_size is not None:
             _LOG.warning("max_batch_size has no effect on lensteer; give batch_size a number to bound it")
         self.batch_size = _batch_size(batch_size)

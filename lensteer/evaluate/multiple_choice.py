@@ -91,7 +91,7 @@ def multiple_choice(
         and `said_inside` (whether an option starts with it).
 
     Raises:
-        TypeError: something that is not a Question.
+        TypeError: something that is not a Question, or several steerings.
         ValueError: no questions, a question longer than the context with its answers, an answer that merges with the
             prompt, one of several tokens where that is refused, or a steering for another number of questions.
     """
@@ -242,6 +242,8 @@ def _named(steerings: Any, count: int) -> dict[Any, Steering]:
                 f"steerings holds the edit at {steering[0]!r} where a steering belongs; for a single steering use "
                 "multiple_choice"
             )
+        if isinstance(steering, list | tuple) and any(isinstance(one, Steering) for one in steering):
+            raise TypeError("a list of Steerings is no steering; take one of them, or all with multiple_choice_grid")
         tried[name] = as_steering(steering)
         if tried[name].n_rows not in (None, count):
             raise ValueError(

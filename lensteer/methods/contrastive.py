@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from lensteer.capture import capture
-from lensteer.contrast import Contrast, contrast
+from lensteer.contrast import Contrast, contrast, require_contrast
 from lensteer.data import data_hash
 from lensteer.hooks import Add, Strength
 from lensteer.messages import needs_extra
@@ -55,6 +55,7 @@ def caa(seen: Contrast, site: str = "resid_post", *, name: str | None = None) ->
     """The mean difference (CAA): strength 1 adds exactly mean(x⁺ − x⁻).
 
     Raises:
+        TypeError: not a Contrast, such as a model.
         ValueError: a site that was not read, NaN or inf, or sides that differ at no layer.
     """
     return _from_contrast(seen, site, "caa", lambda a, b, small: _at_least((a - b).mean(0), small), name)
@@ -69,6 +70,7 @@ def repe(seen: Contrast, site: str = "resid_post", *, centred: bool = False, nam
     Raises:
         ValueError: as `caa`; a single pair, centred.
     """
+    require_contrast(seen)
     if centred and len(seen.pairs) < 2:
         raise ValueError("centred=True needs two pairs or more: one difference minus its own mean is zero")
 
@@ -127,6 +129,7 @@ def one_pair(seen: Contrast, site: str = "resid_post", *, pair: int = 0, name: s
     Raises:
         ValueError: no such pair, or as `caa`.
     """
+    require_contrast(seen)
     if not 0 <= pair < len(seen.pairs):
         raise ValueError(f"pair={pair!r} is out of range: there are pairs 0 to {len(seen.pairs) - 1}")
     sides = [side[:, pair : pair + 1] for side in seen.activations(site)]
@@ -265,5 +268,6 @@ def _sklearn() -> tuple[Any, Any]:
 def _from_contrast(
     seen: Contrast, site: str, method: str, find: Find, name: str | None, *, progress: bool = False, **facts: str
 ) -> Directions:
+    require_contrast(seen)
     sides, metadata = seen.activations(site), {**seen.metadata, **facts}
     return fit_directions(sides, site, method, find, seen.names[site], metadata, name, progress=progress)

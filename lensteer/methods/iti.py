@@ -32,7 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensteer.answers import check_answer_pairs
-from lensteer.contrast import Contrast, contrast
+from lensteer.contrast import Contrast, contrast, require_contrast
 from lensteer.messages import needs_extra
 from lensteer.methods.iti_heads import ITI, Kind
 from lensteer.points import hook_names
@@ -118,8 +118,10 @@ def from_contrast(
     """Fit on activations that were read before, "z" among them; arguments as in `fit`.
 
     Raises:
+        TypeError: not a Contrast.
         ValueError: as `fit`; z was not read, only its moments were kept, or it holds NaN or inf.
     """
+    require_contrast(seen)
     _check(direction, validation, splits)
     names = list(seen.names.get("z", ()))
     if tuning is not None:

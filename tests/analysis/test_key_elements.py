@@ -229,6 +229,8 @@ def test_moments_some_layers_and_nan_are_refused(llama):
         for refuse in (partial(criteria, names="abs"), partial(stability, k=1, names="abs")):
             with pytest.raises(ValueError, match=message):
                 refuse(some, "head")
+    with pytest.raises(TypeError, match=r"expected a Contrast, got .*read the pairs first"):
+        criteria(llama.model)
     broken = seen()
     broken.positive["blocks.1.neuron"][3, 2] = float("nan")
     with pytest.raises(ValueError, match="activations at 'neuron' hold 1 NaN or infinite"):

@@ -267,7 +267,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(llama, forwards, arg
 
 
 def test_other_bad_input_is_refused(llama, gpt2):
-    for elements in ([(4, 0)], [(0, -1)], []):
+    for elements in ([(4, 0)], [(0, -1)], [], [1, 2], 3, [(0, 1, 2)]):
         with pytest.raises(ValueError, match=r"elements are \(layer, element\) from \(0, 0\) to \(3, 3\)"):
             activation_patching(llama.model, PAIRS, "head", elements)
     with pytest.raises(ValueError, match="sample must be at least 1, got 0"):

@@ -331,6 +331,10 @@ def test_bad_arguments_are_refused_before_any_work(llama, gpt2, tmp_path: Path) 
         LensteerLM(llama.model, [("blocks.9.hook_resid_post", Add(random(32)))])
     with pytest.raises(TypeError, match="expected a TransformerBridge"):
         LensteerLM(llama.hf)
+    with pytest.raises(TypeError, match=r"no argument 'stering'; there are \['model', 'steering', .*, 'seed'\]$"):
+        LensteerLM.create_from_arg_string("model=no/such/model,stering=x", {"batch_size": 1})
+    with pytest.raises(TypeError, match=r"strength must be a number.*'abc'"):
+        LensteerLM(llama.model, steered(), strength="abc")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no chat template; leave --apply_chat_template out"):
         LensteerLM(gpt2.model).apply_chat_template([{"role": "user", "content": "Hi"}])
 

@@ -267,3 +267,8 @@ def test_bad_grids_are_refused_before_any_pass(llama, forwards, steerings, error
     with forwards(llama) as calls, pytest.raises(error, match=words):
         multiple_choice_grid(llama.model, LETTERS, steerings, progress=False)
     assert calls == []
+
+
+def test_a_list_of_steerings_is_refused_where_one_belongs(llama) -> None:
+    with pytest.raises(TypeError, match=r"a list of Steerings is no steering; .*multiple_choice_grid"):
+        ask(llama, LETTERS, [Steering([(POST, Add(random(32)))])])

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import lensteer as ls
 from lensteer import Activations, AnswerPair, Contrast, contrast
-from lensteer.methods import contrastive
+from lensteer.methods import contrastive, iti
 from lensteer.methods.contrastive import Directions
 
 PAIRS = [
@@ -450,6 +450,19 @@ def test_bad_units_strengths_methods_penalties_and_sites_are_refused(llama: Any,
     assert calls == []
     with pytest.raises(ValueError, match="no hook point"):
         contrastive.fit(llama.model, PAIRS, "caa", "nowhere")
+
+
+@pytest.mark.parametrize("fitter", [*contrastive.METHODS.values(), iti.from_contrast])
+def test_fitters_of_a_contrast_ask_for_one(fitter: Any, llama: Any) -> None:
+    for given in (llama.model, PAIRS):
+        with pytest.raises(TypeError, match=r"expected a Contrast, got .*contrast\(model, pairs, site\), or .*fit"):
+            fitter(given)
+
+
+@pytest.mark.parametrize("strength", ["1", "abc", None])
+def test_a_strength_that_is_no_number_is_refused(strength: Any) -> None:
+    with pytest.raises(TypeError, match=f"strength must be a number, or .*, got {strength!r}"):
+        contrastive.caa(made()).add(0, strength)
 
 
 def test_moments_alone_are_refused(llama: Any) -> None:
