@@ -6,12 +6,16 @@
     choice_sweep       a grid of steerings on multiple-choice questions -> DataFrame
     choice_selection   which K (or layer) and strength, confirmed, with the optimism of choosing on the test set
     pairs_curve        accuracy against the number of contrastive pairs
-    geometry           cosines, projections, logit lens and stability of directions
+    key_elements       heads, neurons or hidden units ranked by several criteria; their agreement and stability
+    patching           attribution and activation patching: which elements carry the answer
+    element_study      key elements of one task in one call, from ranking them to steering on test questions
+    geometry           cosines, projections and logit lens of directions
+    stability          directions from halves of the pairs, and beside random ones
     figures            plotly figures from DataFrames and arrays
     report             one self-contained HTML file
-    statistics         bootstrap intervals, paired bootstrap, McNemar's test
+    statistics         bootstrap intervals, paired bootstrap, McNemar's test, correlations
 
-Every module takes and returns pandas DataFrames (one row per candidate and prompt) or plain arrays, and
-none of them knows a method. Import the one that is needed: ``from analysis.layer_selection import
-choose``.
+Tables are pandas DataFrames with one row per candidate and prompt, setting and question, or element. Choosing, drawing
+and counting know no method; what fits one (`key_elements`, `patching`, `element_study`) names it. Import the module
+that is needed: ``from analysis.layer_selection import choose``.
 """

@@ -310,3 +310,7 @@ def _layers(text: str, n_layers: int) -> list[int]:
 def _how(operator: str, unit: str) -> dict[str, Any]:
     """Arguments of `grid`; the unit counts for "add" only."""
     return {"operator": operator, **({"unit": unit} if operator == "add" else {})}
+
+
+if __name__ == "__main__":
+    main()

@@ -40,7 +40,8 @@ def element_map(
     """The score of every element (up) in every layer (across), red below the centre and blue above.
 
     Args:
-        scores: criterion, layer, element, score; rank (1 is first) to mark the K first ones with a ring.
+        scores: layer, element, score; criterion where there are several; rank (1 is first) to mark the K first ones
+            with a ring. What `SADI.table` gives will do; elements that it leaves out stay white.
         criterion: which one to draw, where the table has several.
         k: how many to mark.
         element: what an element is called on the axis.
@@ -52,9 +53,10 @@ def element_map(
         ValueError: missing columns, NaN, an unknown criterion or several and none named, an element that occurs
             twice, K out of range or without ranks, or a limit that is not positive.
     """
-    require_columns(scores, ["criterion", "layer", "element", "score", *(["rank"] if k else [])], "scores")
-    table = one_of(scores, "criterion", criterion)
-    criterion = table["criterion"].iloc[0]
+    named = ["criterion"] if criterion is not None or "criterion" in scores else []
+    require_columns(scores, [*named, "layer", "element", "score", *(["rank"] if k else [])], "scores")
+    table = one_of(scores, "criterion", criterion) if named else scores
+    criterion = table["criterion"].iloc[0] if named else "key elements"
     require_finite(table, ["layer", "element", "score"], "scores")
     if table.duplicated(["layer", "element"]).any():
         raise ValueError(f"an element occurs twice among the scores of {criterion!r}")

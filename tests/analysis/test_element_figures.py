@@ -136,6 +136,17 @@ def test_the_map_marks_the_first_elements(scores):
     assert len(element_map(scores, criterion="signed").data) == 1
 
 
+def test_the_map_takes_a_table_of_one_ranking_without_a_criterion(scores):
+    one = scores[scores["criterion"] == "signed"]
+    first = one.drop(columns="criterion").nsmallest(2, "rank")
+    figure = element_map(first, k=2)
+    cells = figure.data[0].z
+    assert np.isfinite(cells).sum() == 2 and np.nanmax(cells) == first["score"].max()
+    assert figure.layout.title.text == "key elements: score of every head"
+    with pytest.raises(ValueError, match=r"lacks the columns \['criterion'\]"):
+        element_map(first, criterion="signed")
+
+
 def test_the_middle_of_an_auroc_is_a_half_unless_told_otherwise(scores):
     heat = element_map(scores, criterion="auroc").data[0]
     assert heat.zmid == 0.5
