@@ -26,7 +26,7 @@ from lensteer.models import fingerprint, lens_model, twin_of
 from lensteer.moments import Moments
 from lensteer.points import Point, resolve
 from lensteer.progress import progress_bar
-from lensteer.prompts import Batch, Prompt, Row, batches, tokenize
+from lensteer.prompts import Batch, Prompt, Row, batches, rows_hash, tokenize
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -43,11 +43,15 @@ class Activations(Mapping[str, Any]):
 
     Attributes:
         mask: for ``tokens="all"``, True at real tokens, ``[prompt, pos]``; else None.
+        prompts: a hash of the prompts that were read, as tokens and in order; None where nobody said.
     """
 
-    def __init__(self, values: Mapping[str, Any], mask: Bool[Tensor, "prompt pos"] | None = None) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], mask: Bool[Tensor, "prompt pos"] | None = None, prompts: str | None = None
+    ) -> None:
         self._values = dict(values)
         self.mask = mask
+        self.prompts = prompts
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._values:
@@ -149,7 +153,8 @@ def capture(
             bar.update(len(batch.rows))
     if reduce is not None:
         return Activations({p.name: total[p.name].mean.float() if reduce == "mean" else total[p.name] for p in points})
-    return _in_order(points, kept, _all_tokens(rows, chosen) if tokens == "all" else None)
+    mask = _all_tokens(rows, chosen) if tokens == "all" else None
+    return Activations(_in_order(points, kept, mask), mask, rows_hash(rows))
 
 
 def _positions(row: Row, tokens: Which, template: bool, number: int) -> list[int]:
@@ -249,7 +254,7 @@ def _all_tokens(rows: Sequence[Row], chosen: Sequence[list[int]]) -> Bool[Tensor
 
 def _in_order(
     points: Sequence[Point], kept: Sequence[tuple[Batch, dict[str, Tensor]]], mask: Tensor | None
-) -> Activations:
+) -> dict[str, Tensor]:
     """Batches put together in the order of the prompts; every-token values are padded on the left to one width."""
     back = torch.tensor([row for batch, _ in kept for row in batch.rows]).argsort()
 
@@ -260,7 +265,7 @@ def _in_order(
             parts = [torch.cat([part.new_zeros(len(part), gap, *part.shape[2:]), part], 1) for part, gap in missing]
         return torch.cat(parts)[back]
 
-    return Activations({point.name: joined(point.name) for point in points}, mask)
+    return {point.name: joined(point.name) for point in points}
 
 
 class _Store:

@@ -20,7 +20,18 @@ from lensteer.hooks import Edit
 from lensteer.models import lens_model, tokenizer_of, twin_of
 from lensteer.prefix import shared_prefix
 from lensteer.progress import progress_bar
-from lensteer.prompts import Batch, Prompt, Row, batches, input_device, make_batch, pad_id, stop_ids, tokenize
+from lensteer.prompts import (
+    Batch,
+    Prompt,
+    Row,
+    batches,
+    input_device,
+    make_batch,
+    pad_id,
+    rows_hash,
+    stop_ids,
+    tokenize,
+)
 from lensteer.sampling import sampler
 from lensteer.steering import Steering
 
@@ -102,7 +113,7 @@ def generate(
     )
     rows = tokenize(model, prompts, prompt_format=prompt_format, truncate=truncate, room=max_new_tokens)
     steering.points(model)
-    require_rows(steering, len(rows))
+    require_prompts(steering, rows)
     results: dict[int, dict[str, Any]] = {}
     with progress_bar(len(rows), "generate", shown=progress) as bar:
         for batch in batches(model, rows, batch_size, purpose="write", extra=max_new_tokens):
@@ -143,7 +154,7 @@ def stream(
     decoding = Decoding(max_new_tokens, temperature, top_k, top_p, seed)
     rows = tokenize(model, [prompt], prompt_format=prompt_format, room=max_new_tokens)
     steering.points(model)
-    require_rows(steering, 1)
+    require_prompts(steering, rows)
     batch = make_batch(rows, [0], pad_id(model), input_device(model))
     streamer = TextIteratorStreamer(tokenizer_of(model), skip_prompt=True, skip_special_tokens=True)
     closed, failure = Event(), []
@@ -181,9 +192,20 @@ def as_steering(steering: Iterable[tuple[str, Edit]] | None) -> Steering:
 
 
 def require_rows(steering: Steering, count: int) -> None:
-    """Refuse strengths for another number of prompts."""
+    """Refuse strengths and values for another number of prompts."""
     if steering.n_rows not in (None, count):
-        raise ValueError(f"the steering has strengths for {steering.n_rows} prompts, but {count} prompts were given")
+        raise ValueError(f"the steering has values for {steering.n_rows} prompts, but {count} prompts were given")
+
+
+def require_prompts(steering: Steering, rows: Sequence[Row]) -> None:
+    """Refuse values for another number of prompts, and what was read in other prompts than these (frozen SADI)."""
+    require_rows(steering, len(rows))
+    read = steering.metadata.get("prompts")
+    if read and " + " not in read and read != rows_hash(rows):
+        raise ValueError(
+            "the steering holds what other prompts have by themselves, or these in another order or prompt format; "
+            "make it from these: clean=fitted.read(model, prompts, prompt_format=…), as where they are run"
+        )
 
 
 def face_for(model: TransformerBridge, steering: Steering) -> Any:

@@ -8,7 +8,7 @@ It holds no reference to a model and imports nothing else of lensteer, so it wor
 |---|---|
 | ``Add(v, s)`` | ``x + s·v`` |
 | ``SetProjection(u, z, s)`` | ``x + s·(z − ⟨x, u⟩)·u``: at strength 1 the projection on u becomes z |
-| ``ScaleElements(M, δ)`` | ``x·(1 + δ·M)``: the elements of the mask times 1 + δ |
+| ``ScaleElements(M, δ)`` | ``x·(1 + δ·M)``: the elements of the mask times 1 + δ; with ``frozen=a``, ``a·(1 + δ·M)`` |
 | ``SetElements(a, M, s)`` | ``x + s·(a − x)`` on the mask: at strength 1 exactly a |
 | ``at(edit, tokens)`` | the edit at some token positions only, x elsewhere (see `lensteer.positions`) |
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -43,7 +44,9 @@ class Edit:
 
     def at_strength(self: E, strength: Strength) -> E:
         """The same edit with another strength."""
-        return self._copy(strength=_checked_strength(strength))
+        changed = self._copy(strength=_checked_strength(strength))
+        changed._require_same_rows()
+        return changed
 
     def to(self: E, device: torch.device | str) -> E:
         """The same edit with its tensors on ``device`` (done once per run, so that a call copies nothing)."""
@@ -58,11 +61,21 @@ class Edit:
     @property
     def n_rows(self) -> int | None:
         """Batch rows that its per-row values are for; None where it does the same to every row."""
-        return len(self.strength) if isinstance(self.strength, Tensor) else None
+        return next((len(values) for values in self._row_values().values()), None)
 
     def rows(self: E, index: Sequence[int]) -> E:
         """The edit for some rows of a batch: per-row values are indexed, the rest stays."""
-        return self.at_strength(self.strength[list(index)]) if isinstance(self.strength, Tensor) else self
+        return self._copy(**{name: values[list(index)] for name, values in self._row_values().items()})
+
+    def _row_values(self) -> dict[str, Tensor]:
+        """The fields with one entry per batch row."""
+        return {"strength": self.strength} if isinstance(self.strength, Tensor) else {}
+
+    def _require_same_rows(self) -> None:
+        counts = {name: len(values) for name, values in self._row_values().items()}
+        if len(set(counts.values())) > 1:
+            shown = ", ".join(f"{name} has {count} rows" for name, count in counts.items())
+            raise ValueError(f"{type(self).__name__}: {shown}; they must agree")
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The fields that are tensors, as (name, tensor)."""
@@ -163,42 +176,59 @@ class SetProjection(Edit):
 
 @dataclass(frozen=True, eq=False)
 class ScaleElements(Edit):
-    """x·(1 + δ·M): scale some elements in place.
+    """x·(1 + δ·M): scale some elements in place; or a·(1 + δ·M), of given values a.
 
-    Every element's change has the sign and size of its own activation (SADI's live form, Wang et al. 2025); an element
-    that is 0 stays 0. δ = −1 switches the elements off.
+    Every element's change has the sign and size of its own activation (SADI, Wang et al. 2025); an element that is 0
+    stays 0. δ = −1 switches the elements off. With ``frozen`` the whole activation is overwritten, masked or not, by
+    what a prompt has by itself (SADI as published, Algorithm 1).
 
     Args:
         mask: M, True at the elements to scale; matches the trailing axes of the activation.
         strength: δ; 0 changes nothing. One number or one value per batch row.
+        frozen: a, one tensor for every batch row, the same at every position; None is the activation itself.
     """
 
     mask: Bool[Tensor, "..."]
     strength: Strength = 1.0
+    frozen: Float[Tensor, "batch ..."] | None = None
 
     def __post_init__(self) -> None:
         _require_mask(self.mask)
         object.__setattr__(self, "strength", _checked_strength(self.strength))
+        if self.frozen is not None:
+            _require_finite(frozen=self.frozen)
+            if tuple(self.frozen.shape[1:]) != self.shape:
+                raise ValueError(
+                    f"frozen has shape {tuple(self.frozen.shape)}, the mask {self.shape}; it must be [batch, *mask]"
+                )
+        self._require_same_rows()
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.mask.shape)
 
+    def _row_values(self) -> dict[str, Tensor]:
+        return super()._row_values() | ({} if self.frozen is None else {"frozen": self.frozen})
+
     def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
         _require_fit(self, activation, hook)
-        mask = self.mask.to(activation.device)
-        # In the activation's own precision 1 + δ is rounded once; where, so that the others keep their bits.
-        if isinstance(self.strength, Tensor):
-            factor = 1 + _per_row(self.strength, activation, hook)
-            return torch.where(mask, (activation * factor).to(activation.dtype), activation)
-        return torch.where(mask, activation * (1 + self.strength), activation)
+        mask, strength = self.mask.to(activation.device), self.strength
+        share = _per_row(strength, activation, hook) if isinstance(strength, Tensor) else strength
+        if self.frozen is None:
+            # where, so that the others keep their bits.
+            return torch.where(mask, (activation * (1 + share)).to(activation.dtype), activation)
+        values = _spread(self.frozen.to(activation.device), "frozen", activation, hook)
+        scaled = torch.where(mask, values * (1 + share), values).to(activation.dtype)
+        if isinstance(share, Tensor):
+            return torch.where(share == 0, activation, scaled)
+        return activation.clone() if share == 0 else scaled.expand_as(activation).clone()
 
 
 @dataclass(frozen=True, eq=False)
 class SetElements(Edit):
     """x + s·(a − x) on a mask: overwrite elements with given values; at strength 1 they are exactly a.
 
-    Patching, and SADI's frozen form (Wang et al. 2025, Algorithm 1), in which every prompt has values of its own.
+    Activation patching, with the same values for every prompt or with its own for each.
 
     Args:
         values: a, matching the trailing axes of the activation; with ``per_row`` one such tensor for every batch row,
@@ -224,34 +254,18 @@ class SetElements(Edit):
                 )
         self._require_same_rows()
 
-    def _require_same_rows(self) -> None:
-        if self.per_row and isinstance(self.strength, Tensor) and len(self.strength) != len(self.values):
-            raise ValueError(f"strength has {len(self.strength)} rows, values has {len(self.values)}; they must agree")
-
-    def at_strength(self, strength: Strength) -> SetElements:
-        changed = super().at_strength(strength)
-        changed._require_same_rows()
-        return changed
-
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape[1:] if self.per_row else self.values.shape)
 
-    @property
-    def n_rows(self) -> int | None:
-        return len(self.values) if self.per_row else super().n_rows
-
-    def rows(self, index: Sequence[int]) -> SetElements:
-        picked = self._copy(values=self.values[list(index)]) if self.per_row else self
-        return super(SetElements, picked).rows(index)
+    def _row_values(self) -> dict[str, Tensor]:
+        return super()._row_values() | ({"values": self.values} if self.per_row else {})
 
     def __call__(self, activation: Float[Tensor, "batch ..."], hook: Any = None) -> Float[Tensor, "batch ..."]:
         _require_fit(self, activation, hook)
         values = self.values.to(activation.device, activation.dtype)
         if self.per_row:
-            _require_rows("values", len(values), activation, hook)
-            between = [1] * (activation.ndim - values.ndim)
-            values = values.reshape(len(values), *between, *self.shape)
+            values = _spread(values, "values", activation, hook)
         if isinstance(self.strength, Tensor):
             share = _per_row(self.strength, activation, hook)
             # At 0 and 1 exactly x and exactly a: a + b − a is not b in floating point, and may overflow.
@@ -264,6 +278,12 @@ class SetElements(Edit):
         else:
             moved = activation + self.strength * (values - activation)
         return moved.clone() if self.mask is None else torch.where(self.mask.to(activation.device), moved, activation)
+
+
+def _spread(values: Float[Tensor, "batch ..."], what: str, activation: Tensor, hook: Any) -> Float[Tensor, "batch ..."]:
+    """Values of every row with axes of length 1 for the positions."""
+    _require_rows(what, len(values), activation, hook)
+    return values.reshape(len(values), *[1] * (activation.ndim - values.ndim), *values.shape[1:])
 
 
 def _require_mask(mask: Any) -> None:
@@ -302,6 +322,8 @@ def _checked_strength(strength: Any) -> Strength:
                 f"strength must be one number or one value per batch row (1-D), got shape {tuple(strength.shape)}"
             )
         _require_finite(strength=strength)
+    elif not isinstance(strength, Real):
+        raise TypeError(f"strength must be a number, or one value per batch row, got {strength!r}")
     elif not torch.isfinite(torch.as_tensor(float(strength))):
         raise ValueError(f"strength must be finite, got {strength}")
     checked: Strength = strength

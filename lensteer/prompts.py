@@ -7,6 +7,7 @@ prompt's own words and which belong to the template, so that either can be left 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -109,6 +110,11 @@ def tokenize(
             row = _end_of(row, limit, tokenizer.bos_token_id)
         rows.append(row)
     return rows
+
+
+def rows_hash(rows: Sequence[Row]) -> str:
+    """A hash of prompts as they were tokenised, in order: another order or another format has another one."""
+    return hashlib.sha256(repr([row.ids for row in rows]).encode()).hexdigest()[:32]
 
 
 def _end_of(row: Row, length: int, bos: int | None) -> Row:

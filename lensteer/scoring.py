@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensteer.capture import run
-from lensteer.generate import as_steering, face_for, require_rows
+from lensteer.generate import as_steering, face_for, require_prompts
 from lensteer.hooks import Edit
 from lensteer.models import plain_model, tokenizer_of
 from lensteer.positions import STEPS, At
@@ -91,7 +91,7 @@ def score(
     answers = [_token_ids(model, response, i) for i, response in enumerate(responses)]
     asked = tokenize(model, prompts, prompt_format=prompt_format)
     _require_context(model, asked, [[answer] for answer in answers])
-    require_rows(steering, len(asked))
+    require_prompts(steering, asked)
     owners: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(asked):
         owners.setdefault(tuple(row.ids), []).append(i)
@@ -143,7 +143,7 @@ def score_options(
     _require_context(model, asked, answers)
     for steering in tried:
         steering.points(model)
-        require_rows(steering, len(asked))
+        require_prompts(steering, asked)
     scores: list[list[list[Any]]] = [[[None] * len(own) for own in answers] for _ in tried]
     with progress_bar(len(tried) * sum(map(len, answers)), "score", shown=progress) as bar:
         for number, prompt, option, scored in _with_shared_prompts(model, asked, answers, tried, batch_size):
@@ -219,7 +219,7 @@ def _with_shared_prompts(
             with torch.inference_mode(), Steering().on(model, prompt_length=lengths):
                 before = run(face, early, use_cache=True, **_keep(face, 1)).past_key_values
         for number, steering in enumerate(steerings):
-            start = copy.deepcopy(before) if late[number] else None
+            start = _fresh(before) if late[number] else None
             for row, i, scored in _responses(model, batch, answers, steering, start, batch_size):
                 yield number, row, i, scored
 
@@ -249,8 +249,9 @@ def _responses(
     logits = output.logits[:, -1].float()
     first, best = logits.log_softmax(-1).cpu(), logits.argmax(-1, keepdim=True).cpu()
     members = [(k, i, list(answer)) for k, row in enumerate(batch.rows) for i, answer in enumerate(answers[row])]
-    # Rows are bounded because each has a copy of the cache, tokens because each has logits over the vocabulary.
-    for numbers in chunks([len(answer) for _, _, answer in members], batch_size, 64, budget(model, "read")[1]):
+    # Rows are bounded because each has a copy of its prompt's cache, tokens because each has logits of the vocabulary.
+    most = max(1, min(64, budget(model, "write")[1] // batch.input_ids.shape[1]))
+    for numbers in chunks([len(answer) for _, _, answer in members], batch_size, most, budget(model, "read")[1]):
         chunk = [members[number] for number in numbers]
         own = steering.rows([batch.rows[k] for k, _, _ in chunk])
         with torch.inference_mode(), own.on(model, prompt_length=lengths[[k for k, _, _ in chunk]]):
@@ -273,7 +274,7 @@ def _continue(
     for line, (_, _, answer) in zip(ids, chunk, strict=True):
         line[: len(answer)] = torch.tensor(answer, dtype=torch.long)
     ids = ids.to(batch.input_ids.device)
-    own = copy.deepcopy(cache)
+    own = _fresh(cache)
     own.batch_select_indices(owner.cpu())  # layers may be spread over several devices
     mask = torch.cat([batch.attention_mask[owner], torch.ones_like(ids[:, :-1])], 1)
     # Padding on the right is of no effect, but its positions must exist in the model's context.
@@ -283,6 +284,19 @@ def _continue(
     part = Batch(ids[:, :-1], mask, positions, [])
     logits = run(face, part, use_cache=True, past_key_values=own).logits
     return _score(logits, ids[:, 1:])
+
+
+def _fresh(cache: Any) -> Any:
+    """A cache that can grow without changing this one; keys and values are shared where growing makes new tensors."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    if type(cache) is not DynamicCache or not all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    ):
+        return copy.deepcopy(cache)  # other layers may write in place
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    return own
 
 
 def _score(

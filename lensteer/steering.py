@@ -81,7 +81,9 @@ class Steering(Sequence[tuple[str, Edit]]):
 
     def rows(self, index: Sequence[int]) -> Steering:
         """The steering for some rows of a batch: per-row strengths and values are indexed, the rest stays."""
-        return self._each(lambda edit: edit.rows(index))
+        picked = self._each(lambda edit: edit.rows(index))
+        picked.metadata.pop("prompts", None)  # which prompts these are, the caller knows
+        return picked
 
     @property
     def n_rows(self) -> int | None:

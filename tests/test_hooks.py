@@ -328,12 +328,12 @@ def test_gradients_through_edits_of_elements_are_right() -> None:
         (
             lambda: SetElements(random(2, 32), strength=torch.ones(3), per_row=True),
             ValueError,
-            r"strength has 3 rows, values has 2; they must agree",
+            r"strength has 3 rows, values has 2 rows; they must agree",
         ),
         (
             lambda: SetElements(random(2, 32), per_row=True).at_strength(torch.ones(3)),
             ValueError,
-            r"strength has 3 rows, values has 2; they must agree",
+            r"strength has 3 rows, values has 2 rows; they must agree",
         ),
     ],
 )

@@ -11,7 +11,8 @@ changes nothing, 4 means five times as much. The released code, and the best val
 Two ways to steer, both at the last prompt token (``tokens=STEPS``: at each new token as well):
 
 - ``mode="frozen"``, the paper's Algorithm 1 and the released code: read the prompt once, clean, scale the mask, and
-  run again with the component of *every* layer overwritten by it. Its values belong to its prompts.
+  run again with the component of *every* layer overwritten by it. Its values belong to its prompts. (At
+  ``hidden_site="resid_post"`` the last layer overwrites what the mask did below it; use "live" there.)
 - ``mode="live"``: scale in place in one pass. An upstream change then reaches the elements downstream as well.
 
 Source: Wang, Yang, Peng, "Semantics-Adaptive Activation Intervention for LLMs via Dynamic Steering Vectors", ICLR 2025
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lensteer.contrast import Contrast, contrast
+from lensteer.contrast import Contrast, contrast, require_contrast
 from lensteer.methods.sadi_elements import SADI, Element
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def from_contrast(seen: Contrast, element: Element = "head", site: str | None = 
         ValueError: an unknown element, a site that is not one of its own or was not read, a contrast of some layers
             only or in another order, or NaN or inf in the activations.
     """
+    require_contrast(seen)
     site = site or _site(element, "mlp_out")
     if site not in SITES.get(element, ()):
         raise ValueError(f"site {site!r} is none of {element!r}; the sites of each element are {SITES}")

@@ -5,6 +5,7 @@ Fitted by `lensteer.methods.sadi`; see there for the formulas and their source.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
@@ -16,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lensteer.capture import Activations, capture
-from lensteer.hooks import Add, Edit, ScaleElements, SetElements
+from lensteer.hooks import Add, Edit, ScaleElements
+from lensteer.models import twin_of
 from lensteer.moments import Moments
 from lensteer.positions import Tokens, at
 from lensteer.prompts import Prompt, Row
@@ -103,7 +105,7 @@ class SADI:
         mask[layers, elements] = True
         return mask
 
-    def table(self, k: int, rank_by: RankBy = "signed") -> pd.DataFrame:
+    def table(self, k: int = 10, rank_by: RankBy = "signed") -> pd.DataFrame:
         """The K elements, best first: rank, layer, element, score."""
         import pandas as pd
 
@@ -135,16 +137,12 @@ class SADI:
             ValueError: K out of range, a negative strength, or a frozen steering without ``clean``, with what another
                 fit has read, or at other tokens.
         """
-        if not isinstance(strength, Real) or not 0 <= strength < float("inf"):
-            raise ValueError(
-                f"strength={strength!r}: it is δ in A + δ·A, one number, and must not be negative (the released code's "
-                "s is 1 + δ); to switch elements off, use ScaleElements(mask, -1.0)"
-            )
+        _require_strength(strength)
         if mode not in ("frozen", "live"):
             raise ValueError(f"mode must be 'frozen' or 'live', got {mode!r}")
         mask = self.mask(k, rank_by)
         live = list(self._scaled(mask, strength, tokens))
-        about = {**self.metadata, "name": f"{self.element} K={k} δ={strength:g}", "mode": mode, "rank_by": rank_by}
+        about = {**self.metadata, "name": f"{self.element} K={k}", "mode": mode, "rank_by": rank_by}
         if k == 0 or strength == 0:
             return Steering((), about)
         if mode == "live":
@@ -154,37 +152,43 @@ class SADI:
                 "mode='frozen' needs what the prompts have by themselves: pass clean=fitted.read(model, prompts), or "
                 "use mode='live'"
             )
+        if not isinstance(clean, Activations):
+            raise TypeError(f"clean must be what read(model, prompts) gives, got {type(clean).__name__}")
         if tokens not in ("last", slice(-1, None)):
             raise ValueError(f"a frozen steering acts at tokens='last' or STEPS, not {tokens!r}; use mode='live'")
-        frozen = self._frozen(clean, mask, strength)
-        if self._is_gated:  # the up branch is live, so the product is scaled where it is made
-            return Steering([*frozen, *live], about)
+        if clean.prompts is not None:
+            about["prompts"] = clean.prompts
+        if self._is_gated:  # frozen before the gate; the up branch is live, so the product is scaled where it is made
+            return Steering([*self._frozen(clean, torch.zeros_like(mask), strength), *live], about)
         later = self._scaled(mask, strength, "generated") if tokens != "last" else ()
-        return Steering([*frozen, *later], about)
+        return Steering([*self._frozen(clean, mask, strength), *later], about)
 
     def read(
         self,
         model: TransformerBridge,
         prompts: Sequence[Prompt | Row],
         *,
-        prompt_format: str = "plain",
+        prompt_format: str | None = None,
         batch_size: int | Literal["auto"] = "auto",
         resume: str | Path | None = None,
-        progress: bool = False,
+        progress: bool = True,
     ) -> Activations:
         """What prompts have at their last token in every layer, unsteered: the first pass of ``mode="frozen"``.
 
         One reading serves every K and strength.
 
         Args:
-            prompt_format: how the prompts are rendered; must be as where they are run: "plain" for `multiple_choice`,
-                "auto" for `generate`.
+            prompt_format: how the prompts are rendered; None is as in the fit. It must be as where they are run:
+                `multiple_choice` renders "plain" by default, `generate` "auto", which is "chat" for chat models.
             resume: a folder that keeps every finished batch.
 
         Raises:
-            ValueError: a model of another shape, or prompts that `tokenize` refuses.
+            ValueError: a model of another shape or one that is being steered, or prompts that `tokenize` refuses.
         """
         Steering((), self.metadata).points(model)  # refuses a model that it was not fitted on
+        if twin_of(model).active:
+            raise ValueError("the model is being steered, so its prompts cannot be read clean; read them outside")
+        prompt_format = prompt_format or self.metadata.get("prompt_format", "plain")
         options: dict[str, Any] = {"prompt_format": prompt_format, "batch_size": batch_size, "progress": progress}
         return capture(model, prompts, self._frozen_names, resume=resume, **options)
 
@@ -199,13 +203,14 @@ class SADI:
                 "fixed steering of gated neurons has no hook point: the activation is multiplied by the up branch "
                 "before TransformerLens sees it; use element 'head' or 'hidden'"
             )
+        _require_strength(strength)
         mask = self._wide(self.mask(k, rank_by))
         edits = [
             (_HOOK[self.site].format(i), at(Add((self.difference[i] * mask[i]).float(), strength), tokens))
             for i in range(len(mask))
             if mask[i].any()
         ]
-        return Steering(edits, {**self.metadata, "name": f"{self.element} K={k} fixed {strength:g}"})
+        return Steering(edits, {**self.metadata, "name": f"fixed {self.element} K={k}"})
 
     def random(self, seed: int = 0) -> SADI:
         """The control: elements drawn uniformly, the same number and strength."""
@@ -244,7 +249,7 @@ class SADI:
     def _frozen(
         self, clean: Activations, mask: Bool[Tensor, "layer element"], strength: float
     ) -> Iterator[tuple[str, Edit]]:
-        """The component of every layer as the prompts have it, scaled; a gated neuron before the gate, unscaled."""
+        """The component of every layer as the prompts have it, scaled on the mask; all settings share its tensors."""
         shape = tuple(self.difference.shape[1:])
         for name, own in zip(self._frozen_names, self._wide(mask), strict=True):
             found = clean.get(name)
@@ -253,8 +258,7 @@ class SADI:
                     f"clean holds no activations of {name!r} with axes [prompt, *{shape}]; pass what "
                     "read(model, prompts) of this very fit gives"
                 )
-            factor = 1.0 if self._is_gated else 1 + strength * own.float()
-            yield name, at(SetElements(found * factor, per_row=True), "last")
+            yield name, at(ScaleElements(own.clone(), strength, frozen=found), "last")
 
     @property
     def _frozen_names(self) -> list[str]:
@@ -284,11 +288,23 @@ class SADI:
         positive, negative = (Moments.unpack(tensors[side]) for side in ("positive", "negative"))
         return cls(positive=positive, negative=negative, ranking=tensors.get("ranking"), **content)
 
+    def _repr_html_(self) -> str:
+        return f"<b>{html.escape(repr(self))}</b>{self.table(min(8, self.scores.numel())).to_html(index=False)}"
+
     def __repr__(self) -> str:
         layers, width = self.scores.shape
         best = ", ".join(f"{layer}.{element}" for layer, element in self.top(min(5, layers * width)).tolist())
         source = f"{self.metadata.get('n_pairs', '?')} pairs on {self.metadata.get('model', '?')}"
         return (
-            f"SADI of {self.element}s at {self.site}: {layers} layers x {width}, from {source}; "
+            f"SADI, {self.element} elements at {self.site}: {layers} layers x {width}, from {source}; "
             f"first (layer.element): {best}"
+        )
+
+
+def _require_strength(strength: Any) -> None:
+    is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+    if not is_number or not 0 <= float(strength) < float("inf"):
+        raise ValueError(
+            f"strength={strength!r}: it is δ in A + δ·A, one number, and must not be negative (the released code's "
+            "s is 1 + δ); to switch elements off, use ScaleElements(mask, -1.0)"
         )

@@ -467,6 +467,57 @@ def test_one_reading_of_the_prompts_serves_every_k_and_strength(six: Any, six_fi
     assert len({s.content_hash() for s in steerings}) == 7  # the three of strength 0 are one
 
 
+@pytest.mark.parametrize("tokens", ["last", STEPS])
+@pytest.mark.parametrize("site", list(ELEMENTS))
+def test_another_strength_of_a_steering_is_the_steering_of_that_strength(
+    deep: Any, fits: Any, site: str, tokens: Any
+) -> None:
+    fitted, k = fits[site], COUNTS[site]
+    clean = fitted.read(deep.model, PROMPTS, progress=False)
+    weak, strong = (fitted.steering(k, s, clean=clean, tokens=tokens) for s in (0.5, 1.5))
+    wanted = score(deep.model, PROMPTS, ANSWERS, strong, **PLAIN)
+    for other in (weak.at_strength(1.5), weak * 3.0, weak.at_strength([1.5] * len(PROMPTS))):
+        for one, two in zip(score(deep.model, PROMPTS, ANSWERS, other, **PLAIN), wanted, strict=True):
+            torch.testing.assert_close(one.log_probs, two.log_probs, atol=1e-5, rtol=1e-5)
+    none = score(deep.model, PROMPTS, ANSWERS, **PLAIN)
+    for one, two in zip(score(deep.model, PROMPTS, ANSWERS, strong.at_strength(0.0), **PLAIN), none, strict=True):
+        assert torch.equal(one.log_probs, two.log_probs)
+
+
+def test_settings_of_one_reading_share_its_tensors(six: Any, six_fits: Any) -> None:
+    for fitted in six_fits.values():
+        clean = fitted.read(six.model, PROMPTS, progress=False)
+        edits = [edit.edit for _, edit in fitted.steering(4, 2.0, clean=clean)]
+        frozen = [edit.frozen for edit in edits if edit.frozen is not None]
+        assert [values.data_ptr() for values in frozen] == [clean[name].data_ptr() for name in clean]
+
+
+def test_a_reading_belongs_to_its_prompts_in_their_order_and_format(llama: Any) -> None:
+    fitted = sadi.fit(llama.model, PAIRS, progress=False)
+    frozen = fitted.steering(4, 1.0, clean=fitted.read(llama.model, PROMPTS, progress=False))
+    score(llama.model, PROMPTS, ANSWERS, frozen, **PLAIN)
+    turned = [*PROMPTS[1:], PROMPTS[0]]
+    for run in (
+        lambda: score(llama.model, turned, ANSWERS, frozen, **PLAIN),
+        lambda: generate(llama.model, turned, frozen, max_new_tokens=2, **PLAIN),
+        lambda: generate(llama.model, PROMPTS, frozen, max_new_tokens=2, progress=False),  # rendered as a chat
+    ):
+        with pytest.raises(ValueError, match=r"holds what other prompts have by themselves"):
+            run()
+    score(
+        llama.model, turned[-1:], ANSWERS[:1], frozen.rows([0]), **PLAIN
+    )  # rows that the caller picks are his to know
+
+
+def test_prompts_are_not_read_clean_on_a_steered_model(six: Any, six_fits: Any) -> None:
+    fitted = six_fits["z"]
+    with (
+        fitted.steering(2, 1.0, mode="live").on(six.model),
+        pytest.raises(ValueError, match="is being steered, so its prompts cannot be read clean"),
+    ):
+        fitted.read(six.model, PROMPTS, progress=False)
+
+
 def test_a_read_prompt_does_not_depend_on_its_neighbours(six: Any, six_fits: Any) -> None:
     for fitted in six_fits.values():
         together = fitted.read(six.model, PROMPTS, prompt_format="plain")
