@@ -1,6 +1,6 @@
 """Key elements on public data: every method's best setting on validation questions, reported on held-out questions.
 
-    .venv/bin/python benchmarks/held_out.py --data ../shared/data --out held-out
+    .venv/bin/python benchmarks/held_out.py --data ../shared/data
     .venv/bin/python benchmarks/held_out.py --tasks boolq --quick
 
 SST-5, BoolQ, MMLU, CommonsenseQA and TruthfulQA; unsteered, CAA, ITI, SADI of heads, neurons and hidden units, SADI of
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     from analysis.choice_settings import Setting
     from lensteer.answers import Question
 
+    Make = Callable[[Sequence[Question]], list[Setting]]
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ELEMENTS = ("head", "neuron", "hidden")
 SITES = ("z", "pre", "mlp_out")  # what frozen steerings of these read in a prompt; SmolLM2's MLPs are gated
 SEEDS = (0, 1)  # of the random heads
 SETTING = ["method", "k", "layer", "strength"]
+ENDS = ("", "_low", "_high")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the JSON-lines files (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the JSON-lines files")
     parser.add_argument(
         "--out", type=Path, default=Path("lensteer-demo/held-out"), help="folder of everything that is kept"
     )
@@ -198,7 +201,7 @@ def _questions(model: Any, name: str, task: Task, folder: Path, layout: str | No
     return {split: parts[split] for split in ("fit", "validation", "test")}
 
 
-def _settings(model: Any, seen: Any, grids: Grid, cache: Path) -> Callable[[Sequence[Question]], list[Setting]]:
+def _settings(model: Any, seen: Any, grids: Grid, cache: Path) -> Make:
     """All settings for some questions, whose prompts are read once for every frozen steering."""
     from analysis.choice_settings import grid, unsteered
     from lensteer.capture import capture
@@ -230,10 +233,7 @@ def _settings(model: Any, seen: Any, grids: Grid, cache: Path) -> Callable[[Sequ
 
 
 def _all_answers(
-    model: Any,
-    make: Callable[[Sequence[Question]], list[Setting]],
-    questions: Sequence[Question],
-    chosen: Sequence[tuple[str, int, int, float]],
+    model: Any, make: Make, questions: Sequence[Question], chosen: Sequence[tuple[str, int, int, float]]
 ) -> pd.DataFrame:
     """MC1, MC2 and MC3 over all true and false answers, a row for each chosen setting; seeds are averaged."""
     import pandas as pd
@@ -253,22 +253,17 @@ def _all_answers(
     means = pd.concat(tables).groupby(["setting", "question_id"])[["mc1", "mc2", "mc3"]].mean()
     lines = []
     for setting in chosen:
-        scores = means.loc[chosen.index(setting)]
-        line = {}
-        for column in scores:
-            ends = bootstrap_mean(scores[column].to_numpy())
-            line |= dict(zip((column, f"{column}_low", f"{column}_high"), ends, strict=True))
-        lines.append(line)
+        ends = {name: bootstrap_mean(own.to_numpy()) for name, own in means.loc[chosen.index(setting)].items()}
+        lines.append({f"{name}{end}": x for name, own in ends.items() for end, x in zip(ENDS, own, strict=True)})
     return pd.DataFrame(lines)
 
 
 def _levels(questions: Sequence[Question]) -> dict[str, Any]:
     """What guessing evenly gives on these very questions, and what always saying one label does."""
     n = len(questions)
-    labels = {question.options for question in questions}
     counts = [sum(question.right[0] == i for question in questions) for i in range(len(questions[0].options))]
     guess = sum(len(question.right) / len(question.options) for question in questions) / n
-    return {"n": n, "guess": guess, "commonest": max(counts) / n if len(labels) == 1 else None}
+    return {"n": n, "guess": guess, "commonest": max(counts) / n if len({q.options for q in questions}) == 1 else None}
 
 
 def _markdown(task: Task, found: dict[str, Any]) -> str:
