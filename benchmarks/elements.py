@@ -1,6 +1,6 @@
 """Key elements: fitting SADI at all three sites, and multiple choice with shared prompts.
 
-*Fit*: 48 answer pairs, D of heads, neurons and hidden units at all layers: one pass for all three; a pass for each;
+*Fit*: 32 answer pairs, D of heads, neurons and hidden units at all layers: one pass for all three; a pass for each;
 one text at a time with plain forward hooks, the procedure of the released code.
 
 *Multiple choice*: questions of more than 100 tokens with four options of several tokens each. `score_options` reads a
@@ -26,20 +26,20 @@ ELEMENTS: tuple[sadi.Element, ...] = ("head", "neuron", "hidden")
 TOGETHER, APART, SINGLE = "sadi.fit_all, three sites", "three passes", "text by text, plain hooks"
 SHARED, WHOLE = "score_options", "every option with its prompt"
 _TOKENS = 8  # of every option
-GRID, CALLS = "a grid of 8 in one call", "8 calls"
+GRID, CALLS = "a grid of 6 in one call", "6 calls"
 
 
 def run(settings: Settings) -> Iterator[Result]:
     """Time both; nothing counts before the differences and the scores are shown to be equal."""
     model = load_model()
     yield _fit(model, settings)
-    prompts, options = _questions(model, 8 if settings.quick else 24)
+    prompts, options = _questions(model, 8 if settings.quick else 12)
     yield _choices(model, settings, prompts, options)
     yield _grid(model, settings, prompts, options)
 
 
 def _fit(model: Any, settings: Settings) -> Result:
-    queries = data.queries("fit", 12 if settings.quick else 48)
+    queries = data.queries("fit", 12 if settings.quick else 32)
     pairs = [AnswerPair(f"{query}\nIs this a question? Answer:", "yes", "no") for query in queries]
     found: dict[str, dict[str, Tensor]] = {}
 
@@ -168,7 +168,7 @@ def _every_option_with_its_prompt(model: Any, prompts: list[Row], options: list[
 def _grid(model: Any, settings: Settings, prompts: list[Row], options: list[list[list[int]]]) -> Result:
     pairs = [AnswerPair(f"{query}\nIs this a question? Answer:", "yes", "no") for query in data.queries("fit", 8)]
     fitted = sadi.fit(model, pairs, progress=False)
-    steerings = [fitted.steering(k, d, mode="live", tokens=STEPS) for k in (1, 4, 8, 16) for d in (1.0, 4.0)]
+    steerings = [fitted.steering(k, d, mode="live", tokens=STEPS) for k in (1, 4, 16) for d in (1.0, 4.0)]
     found: dict[str, Tensor] = {}
 
     def sums(scored: Any) -> Tensor:
@@ -188,7 +188,7 @@ def _grid(model: Any, settings: Settings, prompts: list[Row], options: list[list
     worst = float((found[GRID] - found[CALLS]).abs().max())
     assert worst < 1e-3, f"log-likelihoods of {_TOKENS} tokens differ by {worst:.1e}"
     return Result(
-        "Multiple choice: 8 steerings that act from the last prompt token on",
+        "Multiple choice: 6 steerings that act from the last prompt token on",
         times,
         [compare(times, CALLS, GRID, ">= 1.0")],
         [f"log-likelihoods of {_TOKENS} tokens agree to {worst:.0e}"],
