@@ -429,7 +429,7 @@ def test_bad_options_are_refused_before_any_pass(llama, forwards, options: Any, 
             r"shape \(48,\), but LlamaForCausalLM has \(32,\)",
         ),
         ([("blocks.1.attn.hook_z", Add(random(32)))], ValueError, r"shape \(32,\), but LlamaForCausalLM has \(4, 8\)"),
-        ([("blocks.1.hook_resid_post", Add(random(32), torch.ones(3)))], ValueError, r"strengths for 3 prompts, but 2"),
+        ([("blocks.1.hook_resid_post", Add(random(32), torch.ones(3)))], ValueError, r"values for 3 prompts, but 2"),
         (
             [("blocks.1.hook_resid_post", Add(random(32), torch.ones(n))) for n in (2, 3)],
             ValueError,

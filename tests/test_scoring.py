@@ -192,7 +192,7 @@ def test_long_responses_to_one_prompt_are_read_few_at_a_time(llama, forwards) ->
             ["c", "d"],
             [("blocks.1.hook_resid_post", Add(random(32), torch.ones(3)))],
             ValueError,
-            r"strengths for 3 prompts, but 2 prompts were given",
+            r"values for 3 prompts, but 2 prompts were given",
         ),
     ],
 )

@@ -643,7 +643,7 @@ def test_a_file_of_another_kind_or_a_cut_one_is_refused(six_fits: Any, tmp_path)
 def test_a_fit_says_what_it_is(six_fits: Any) -> None:
     fitted = six_fits["z"]
     text = repr(fitted)
-    assert "SADI of heads at z: 6 layers x 4, from 5 pairs on LlamaForCausalLM" in text
+    assert "SADI, head elements at z: 6 layers x 4, from 5 pairs on LlamaForCausalLM" in text
     layer, element = fitted.top(1)[0].tolist()
     assert f"{layer}.{element}" in text
     assert "from ? pairs on ?" in repr(made([[1.0]]))
