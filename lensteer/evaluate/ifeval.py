@@ -22,6 +22,7 @@ Source: Zhou et al. 2023 (IFEval, arXiv 2311.07911).
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -253,6 +254,8 @@ def _registry() -> dict[str, Any]:
             registry = importlib.import_module("lm_eval.tasks.ifeval.instructions_registry")
     except ImportError as error:
         raise needs_extra("IFEval", "lm-eval", error) from error
+    # A text without a language ("123", an empty one) is a result like any other, not an error to print.
+    logging.getLogger("lm_eval.tasks.ifeval.instructions").setLevel(logging.CRITICAL)
     return registry.INSTRUCTION_DICT
 
 
