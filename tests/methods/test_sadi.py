@@ -648,7 +648,7 @@ def test_a_fit_says_what_it_is(six_fits: Any) -> None:
     assert f"{layer}.{element}" in text
     assert "from ? pairs on ?" in repr(made([[1.0]]))
     about = fitted.steering(4, 2.0, mode="live").metadata
-    assert {"name": "head K=4 δ=2", "mode": "live", "rank_by": "signed", "method": "sadi"}.items() <= about.items()
+    assert {"name": "head K=4", "mode": "live", "rank_by": "signed", "method": "sadi"}.items() <= about.items()
 
 
 def test_the_papers_grid_counts_in_the_strength_that_changes_nothing_at_zero() -> None:
