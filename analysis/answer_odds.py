@@ -11,8 +11,6 @@ before are read once, without gradients, and their keys and values are kept: `Ta
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -27,6 +25,7 @@ from lensteer.capture import run
 from lensteer.models import lens_model, twin_of
 from lensteer.points import Point
 from lensteer.prompts import Batch, Row, batches, tokenize
+from lensteer.scoring import fresh_cache, keep_last
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -64,9 +63,9 @@ class Tail:
         """The metric, with functions at points; they see the tensor of ``batch`` alone."""
         options: dict[str, Any] = {}
         if self.before is not None:  # a pass appends to its cache
-            options = {"past_key_values": copy.deepcopy(self.before), "use_cache": True}
+            options = {"past_key_values": fresh_cache(self.before), "use_cache": True}
         with attached(self.model, functions):
-            logits = run(self.face, self.batch, **options, **_last_only(self.face)).logits[:, -1].float()
+            logits = run(self.face, self.batch, **options, **keep_last(self.face, 1)).logits[:, -1].float()
         chosen = logits.gather(1, torch.stack([self.right, self.wrong], 1).to(logits.device))
         return chosen[:, 0] - chosen[:, 1]
 
@@ -134,13 +133,8 @@ def tails(
             ids, mask, places = (tensor[:, :cut] for tensor in batch[:3])
             early = Batch(ids, mask, places, batch.rows)
             with twin.lock, torch.no_grad():
-                before = run(face, early, use_cache=True, **_last_only(face)).past_key_values
+                before = run(face, early, use_cache=True, **keep_last(face, 1)).past_key_values
         part = Batch(batch.input_ids[:, cut:], batch.attention_mask, batch.position_ids[:, cut:], batch.rows)
         column = part.input_ids.shape[1] - 1 - shared
         right, wrong = (torch.tensor([item[side] for item in own]) for side in (2, 3))
         yield Tail(model, face, part, before, column, right, wrong)
-
-
-def _last_only(face: Any) -> dict[str, int]:
-    """Unembed the last position only, where the model can."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(face.forward).parameters else {}

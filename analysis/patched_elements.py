@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.answer_odds import Tail
 from lensteer.attach import HookFunction
-from lensteer.methods.sadi import SITES
+from lensteer.methods.sadi import site_of
 from lensteer.points import Point, resolve
 
 if TYPE_CHECKING:
@@ -52,12 +52,7 @@ def place_of(model: TransformerBridge, element: str, hidden_site: str) -> Place:
     Raises:
         ValueError: another element or site, or one that this architecture lacks.
     """
-    if element not in SITES:
-        raise ValueError(f"element must be one of {tuple(SITES)}, got {element!r}")
-    if hidden_site not in SITES["hidden"]:
-        raise ValueError(f"hidden_site must be one of {SITES['hidden']}, got {hidden_site!r}")
-    site = hidden_site if element == "hidden" else SITES[element][0]
-    read = resolve(model, site)
+    read = resolve(model, site_of(element, hidden_site))
     if read[0].through is None:
         return Place(read, read, None)
     return Place(read, resolve(model, "post"), resolve(model, "pre_linear"))

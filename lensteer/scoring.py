@@ -190,7 +190,7 @@ def _in_one_pass(
         longest = max(len(answers[i]) for i in batch.rows)
         lengths = torch.tensor([len(asked[i]) for i in batch.rows], device=batch.input_ids.device)
         with torch.inference_mode(), steering.rows(batch.rows).on(model, prompt_length=lengths):
-            logits = run(face, batch, **_keep(face, max(longest, 1))).logits
+            logits = run(face, batch, **keep_last(face, max(longest, 1))).logits
         tokens = torch.zeros(len(batch.rows), longest, dtype=torch.long)
         for line, i in zip(tokens, batch.rows, strict=True):
             line[longest - len(answers[i]) :] = torch.tensor(answers[i], dtype=torch.long)
@@ -217,9 +217,9 @@ def _with_shared_prompts(
             early = Batch(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], batch.position_ids[:, :-1], batch.rows)
             # A steering that is open around this call must not take the last token but one for the prompt's last.
             with torch.inference_mode(), Steering().on(model, prompt_length=lengths):
-                before = run(face, early, use_cache=True, **_keep(face, 1)).past_key_values
+                before = run(face, early, use_cache=True, **keep_last(face, 1)).past_key_values
         for number, steering in enumerate(steerings):
-            start = _fresh(before) if late[number] else None
+            start = fresh_cache(before) if late[number] else None
             for row, i, scored in _responses(model, batch, answers, steering, start, batch_size):
                 yield number, row, i, scored
 
@@ -240,7 +240,7 @@ def _responses(
 ) -> Iterator[tuple[int, int, Scored]]:
     """All responses to a batch of prompts; ``before`` is the KV cache of the prompts without their last token."""
     face, lengths = face_for(model, steering), batch.attention_mask.sum(1)
-    part, options = batch, {"use_cache": True, **_keep(face, 1)}
+    part, options = batch, {"use_cache": True, **keep_last(face, 1)}
     if before is not None:
         part = Batch(batch.input_ids[:, -1:], batch.attention_mask, batch.position_ids[:, -1:], batch.rows)
         options["past_key_values"] = before
@@ -274,7 +274,7 @@ def _continue(
     for line, (_, _, answer) in zip(ids, chunk, strict=True):
         line[: len(answer)] = torch.tensor(answer, dtype=torch.long)
     ids = ids.to(batch.input_ids.device)
-    own = _fresh(cache)
+    own = fresh_cache(cache)
     own.batch_select_indices(owner.cpu())  # layers may be spread over several devices
     mask = torch.cat([batch.attention_mask[owner], torch.ones_like(ids[:, :-1])], 1)
     # Padding on the right is of no effect, but its positions must exist in the model's context.
@@ -286,8 +286,8 @@ def _continue(
     return _score(logits, ids[:, 1:])
 
 
-def _fresh(cache: Any) -> Any:
-    """A cache that can grow without changing this one; keys and values are shared where growing makes new tensors."""
+def fresh_cache(cache: Any) -> Any:
+    """A KV cache that grows without changing this one; keys and values are shared where growing makes new tensors."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
     if type(cache) is not DynamicCache or not all(
@@ -308,6 +308,6 @@ def _score(
     return (chosen - wide.logsumexp(-1)).cpu(), wide.argmax(-1).cpu()
 
 
-def _keep(face: Any, count: int) -> dict[str, int]:
+def keep_last(face: Any, count: int) -> dict[str, int]:
     """Unembed the last ``count`` positions only, where the model can."""
     return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(face.forward).parameters else {}

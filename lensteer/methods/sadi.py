@@ -31,7 +31,7 @@ from lensteer.methods.sadi_elements import SADI, Element
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-__all__ = ["PAPER_GRID", "SADI", "SITES", "Element", "fit", "fit_all", "from_contrast"]
+__all__ = ["PAPER_GRID", "SADI", "SITES", "Element", "fit", "fit_all", "from_contrast", "site_of"]
 
 SITES: dict[str, tuple[str, ...]] = {
     "head": ("z",),
@@ -86,7 +86,7 @@ def fit_all(
     progress: bool = True,
 ) -> dict[str, SADI]:
     """Find several kinds of elements in one pass; arguments and errors as in `fit`."""
-    sites = {element: _site(element, hidden_site) for element in elements}
+    sites = {element: site_of(element, hidden_site) for element in elements}
     if not sites:
         raise ValueError(f"no elements were given; name some of {tuple(SITES)}")
     options: dict[str, Any] = {"batch_size": batch_size, "resume": resume, "progress": progress}
@@ -102,7 +102,7 @@ def from_contrast(seen: Contrast, element: Element = "head", site: str | None = 
             only or in another order, or NaN or inf in the activations.
     """
     require_contrast(seen)
-    site = site or _site(element, "mlp_out")
+    site = site or site_of(element, "mlp_out")
     if site not in SITES.get(element, ()):
         raise ValueError(f"site {site!r} is none of {element!r}; the sites of each element are {SITES}")
     seen.require_all_layers(site)
@@ -110,7 +110,12 @@ def from_contrast(seen: Contrast, element: Element = "head", site: str | None = 
     return SADI(element, site, positive, negative, metadata={**seen.metadata, "method": "sadi"})
 
 
-def _site(element: str, hidden_site: str) -> str:
+def site_of(element: str, hidden_site: str) -> str:
+    """Where elements of a kind are read.
+
+    Raises:
+        ValueError: an unknown element or ``hidden_site``.
+    """
     if element not in SITES:
         raise ValueError(f"element must be one of {tuple(SITES)}, got {element!r}")
     if hidden_site not in SITES["hidden"]:
