@@ -8,7 +8,6 @@ Every contrastive method fits on the same thing, so it is read once and handed t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +22,10 @@ from lensteer.capture import Activations, capture
 from lensteer.data import data_hash
 from lensteer.models import fingerprint
 from lensteer.moments import Moments
-from lensteer.points import hook_names, is_gated
+from lensteer.points import hook_names, is_gated, layer_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-_LAYER = re.compile(r"blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +79,7 @@ class Contrast:
             ValueError: a site that was not read, or that does not hold the layers 0, 1, … up to the last.
         """
         names = self._names(site)
-        found = [int(number[1]) if (number := _LAYER.match(name)) else name for name in names]
+        found = [name if (layer := layer_of(name)) is None else layer for name in names]
         n_layers = int(self.metadata.get("n_layers", len(names)))
         if found != list(range(n_layers)):
             kind = "in another order" if len(names) == n_layers else "only"

@@ -142,6 +142,12 @@ def _names(model: TransformerBridge) -> dict[str, str]:
     return twin.names
 
 
+def layer_of(hook_name: str) -> int | None:
+    """The layer that a hook name is in; None for a point outside the blocks."""
+    found = re.match(r"blocks\.(\d+)\.", hook_name)
+    return int(found[1]) if found else None
+
+
 def is_gated(names: Iterable[str], layer: int) -> bool:
     """Whether the MLP of a layer multiplies its neurons' activations by a second branch."""
     return f"blocks.{layer}.mlp.hook_pre_linear" in names

@@ -17,7 +17,6 @@ prompt token, from which the answer is predicted, and every token after it. Fitt
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -29,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensteer.hooks import Add, Strength
+from lensteer.points import layer_of
 from lensteer.positions import STEPS, Tokens, at
 from lensteer.progress import progress_bar
 from lensteer.separation import auroc
@@ -78,7 +78,7 @@ class Directions:
     @property
     def layers(self) -> list[int]:
         """The layer of each row; all of the model's unless the fit was given some."""
-        return [layer_of(name) for name in self.hooks]
+        return [_layer(name) for name in self.hooks]
 
     @property
     def separation(self) -> pd.DataFrame:
@@ -202,16 +202,11 @@ class Directions:
         return f"<b>{html.escape(repr(self))}</b>{self.separation.round(3).to_html(index=False)}"
 
 
-def layer_of(hook_name: str) -> int:
-    """The layer that a hook name is in.
-
-    Raises:
-        ValueError: a point outside the blocks.
-    """
-    found = re.match(r"blocks\.(\d+)\.", hook_name)
-    if found is None:
+def _layer(hook_name: str) -> int:
+    layer = layer_of(hook_name)
+    if layer is None:
         raise ValueError(f"{hook_name!r} is in no layer; directions are fitted at sites of the blocks")
-    return int(found[1])
+    return layer
 
 
 def unit_rows(vectors: Float[Tensor, "layer ..."]) -> Float[Tensor, "layer ..."]:
@@ -236,7 +231,7 @@ def fit_directions(
     Raises:
         ValueError: NaN or inf, or sides that differ at no layer.
     """
-    layers = [layer_of(hook) for hook in hooks]
+    layers = [_layer(hook) for hook in hooks]
     bad = [i for i, own in zip(layers, zip(*sides, strict=True), strict=True) if not all(map(_finite, own))]
     if bad:
         raise ValueError(f"the activations at {site!r} hold NaN or inf in layers {bad}")
