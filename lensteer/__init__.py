@@ -18,7 +18,7 @@ from lensteer.capture import Activations, capture
 from lensteer.checkpoints import ModelUnavailable
 from lensteer.contrast import Contrast, contrast
 from lensteer.generate import generate, stream
-from lensteer.hooks import Add, Edit, ScaleElements, SetElements, SetProjection
+from lensteer.hooks import Add, Affine, Edit, ScaleElements, SetElements, SetProjection
 from lensteer.models import load_model, plain_model
 from lensteer.points import hook_names
 from lensteer.positions import STEPS, at
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Activations",
     "Add",
+    "Affine",
     "AnswerPair",
     "Contrast",
     "Edit",

@@ -206,7 +206,7 @@ class Steering(Sequence[tuple[str, Edit]]):
     def _cells(self) -> Iterator[tuple[str, ...]]:
         for name, edit in self:
             inner, tokens = (edit.edit, edit.tokens) if isinstance(edit, At) else (edit, "all")
-            sizes = ((key, tensor) for key, tensor in inner.tensors() if key != "strength")
+            sizes = ((key, tensor) for key, tensor in inner.tensors() if key not in ("strength", "low", "high"))
             norms = [f"{int(t.sum())} of {t.numel()}" if key == "mask" else f"{t.norm():.4g}" for key, t in sizes]
             s = edit.strength
             strength = f"{len(s)} rows, {s.min():.4g} to {s.max():.4g}" if isinstance(s, Tensor) else f"{s:.4g}"
@@ -250,7 +250,7 @@ def _identity(edit: Edit) -> tuple[Any, ...]:
     """What makes two edits the same up to strength: their type, their very tensors, their other fields."""
     if isinstance(edit, At):
         return ("at", repr(edit.tokens), *_identity(edit.edit))
-    values = (value for key, value in vars(edit).items() if key != "strength")
+    values = (value for key, value in vars(edit).items() if key not in ("strength", "low", "high"))
     return (type(edit), *((v.data_ptr(), v.dtype, v.stride()) if isinstance(v, Tensor) else v for v in values))
 
 

@@ -15,11 +15,11 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from lensteer.hooks import Add, Edit, ScaleElements, SetElements, SetProjection
+from lensteer.hooks import Add, Affine, Edit, ScaleElements, SetElements, SetProjection
 from lensteer.positions import At, at
 from lensteer.steering import Steering
 
-_EDITS: dict[str, type[Edit]] = {edit.__name__: edit for edit in (Add, SetProjection, ScaleElements, SetElements)}
+_EDITS: dict[str, type[Edit]] = {edit.__name__: edit for edit in (Add, Affine, SetProjection, ScaleElements, SetElements)}
 _FORMAT = "lensteer.steering.v1"
 
 

@@ -138,10 +138,13 @@ def test_any_hooked_model_runs_an_edit_as_it_is(llama) -> None:
 
 
 def test_the_module_of_edits_imports_nothing_else_of_the_package() -> None:
-    tree = ast.parse(Path(lensteer.hooks.__file__).read_text(encoding="utf-8"))
-    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    imported += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    files = list(Path(lensteer.hooks.__file__).parent.glob("*.py"))
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    # level 1 is the package itself
+    imported = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+    imported += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
     assert "torch" in imported
+    assert all(node.level < 2 for node in nodes if isinstance(node, ast.ImportFrom))
     assert not any(str(name).startswith("lensteer") for name in imported)
 
 
