@@ -12,6 +12,7 @@ import lensteer.methods.contrastive as contrastive
 import lensteer.methods.instruction as instruction
 import lensteer.methods.iti as iti
 import lensteer.methods.sadi as sadi
+import lensteer.methods.transport as transport
 from lensteer import data, evaluate
 from lensteer.answers import AnswerPair, Question, answer_pairs
 from lensteer.capture import Activations, capture
@@ -59,4 +60,5 @@ __all__ = [
     "plain_model",
     "sadi",
     "stream",
+    "transport",
 ]

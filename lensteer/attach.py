@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lensteer.models import twin_of
+from lensteer.models import lens_model, twin_of
 from lensteer.points import Point
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ def attached(model: TransformerBridge, functions: Sequence[tuple[Point, HookFunc
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def face_for(model: TransformerBridge, points: Sequence[Point]) -> Any:
+    """The face to run so that functions at these points, and what steers the model already, take part.
+
+    The plain model where it has all of them, else the lens.
+    """
+    twin = twin_of(model)
+    if twin.plain is None or any(point.module is None for point in [*points, *twin.active]):
+        return lens_model(model)
+    return twin.plain
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import html
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,17 +20,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lensteer.attach import attached
-from lensteer.models import fingerprint, lens_model, twin_of
+from lensteer.attach import attached, face_for
+from lensteer.models import fingerprint, twin_of
 from lensteer.moments import Moments
 from lensteer.points import Point, resolve
 from lensteer.progress import progress_bar
-from lensteer.prompts import Batch, Prompt, Row, batches, rows_hash, tokenize
+from lensteer.prompts import Batch, Prompt, Row, batches, rows_hash, tokenize, tokenizer_of
+from lensteer.reading import Which, positions_read, reading_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-Which = Literal["last", "mean", "all"] | int | Callable[[Row], int | Sequence[int]]
 Reduce = Literal["mean", "moments"] | None
 
 
@@ -82,28 +81,6 @@ class Activations(Mapping[str, Any]):
         return f"<table><thead><tr><th>hook</th><th>shape</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What to keep of a batch: at most one of a column or a weight for every row, else every token."""
-
-    column: Tensor | None
-    weight: Tensor | None
-    mask: Tensor
-
-    def of(
-        self, x: Float[Tensor, "batch pos ..."], through: Callable[[Tensor], Tensor] | None
-    ) -> Float[Tensor, "batch ..."]:
-        """What is kept of a point's tensor; `through` (in the tensor's own dtype) makes it the activation."""
-        if self.column is not None:
-            x = x[torch.arange(len(x), device=x.device), self.column.to(x.device)]
-            return (x if through is None else through(x)).float()  # of one token each, not of all
-        x = x if through is None else through(x)
-        if self.weight is not None:
-            return torch.einsum("bp,bp...->b...", self.weight.to(x.device), x.float())
-        mask = self.mask.to(x.device).view(*self.mask.shape, *[1] * (x.ndim - 2))
-        return torch.where(mask.bool(), x, torch.zeros_like(x)).float()
-
-
 def capture(
     model: TransformerBridge,
     prompts: Sequence[Prompt | Row],
@@ -112,6 +89,7 @@ def capture(
     layers: int | Iterable[int] | None = None,
     tokens: Which = "last",
     template: bool = True,
+    bos: bool = True,
     reduce: Reduce = None,
     batch_size: int | Literal["auto"] = "auto",
     prompt_format: str = "auto",
@@ -123,10 +101,12 @@ def capture(
 
     Args:
         sites_or_names: TransformerLens shorthand (``"resid_post"``, over ``layers``) or full hook names.
-        tokens: ``"last"`` token of the rendered prompt, ``"mean"`` over its tokens, ``"all"`` of them, an index
-            (negative from the end), or a function of the `Row` that returns an index or indices to average.
+        tokens: ``"last"`` token of the rendered prompt, ``"mean"``, ``"max"`` or ``"min"`` of each unit over its
+            tokens, ``"all"`` of them, an index (negative from the end), or a function of the `Row` that returns an
+            index or indices to average. Padding never counts.
         template: False leaves BOS and chat-template tokens out of the count: "last" is then the prompt's own last
             token, "mean" averages its own tokens, an index counts them.
+        bos: False leaves the BOS alone out of the count.
         reduce: None keeps a value for every prompt; ``"mean"`` and ``"moments"`` stream over prompts (and tokens).
         resume: a folder that keeps every finished batch, so that an interrupted capture goes on where it stopped.
 
@@ -137,8 +117,9 @@ def capture(
         raise ValueError(f"reduce must be None, 'mean' or 'moments', got {reduce!r}")
     points = list({point.name: point for point in resolve(model, sites_or_names, layers)}.values())
     rows = tokenize(model, prompts, prompt_format=prompt_format, truncate=truncate)
-    chosen = [_positions(row, tokens, template, i) for i, row in enumerate(rows)]
-    store = _Store(resume, model, points, rows, chosen, tokens == "all", reduce)
+    bos_id = None if bos else tokenizer_of(model).bos_token_id
+    chosen = [positions_read(row, tokens, i, template=template, without=bos_id) for i, row in enumerate(rows)]
+    store = _Store(resume, model, points, rows, chosen, tokens in ("all", "max", "min") and tokens, reduce)
     kept: list[tuple[Batch, dict[str, Tensor]]] = []
     total: dict[str, Moments] = {}
     with progress_bar(len(rows), "capture", shown=progress) as bar:
@@ -157,29 +138,6 @@ def capture(
     return Activations(_in_order(points, kept, mask), mask, rows_hash(rows))
 
 
-def _positions(row: Row, tokens: Which, template: bool, number: int) -> list[int]:
-    """The token positions of a row that are read."""
-    pool = list(range(len(row))) if template else [i for i, own in enumerate(row.own) if own]
-    if callable(tokens):
-        answer = tokens(row)
-        wanted = [answer] if isinstance(answer, int) else [int(i) for i in answer]
-    elif tokens in ("mean", "all"):
-        wanted = list(range(len(pool)))
-    elif tokens == "last":
-        wanted = [-1]
-    elif isinstance(tokens, int):
-        wanted = [tokens]
-    else:
-        raise ValueError(f"tokens must be 'last', 'mean', 'all', an index or a function of the row, got {tokens!r}")
-    if callable(tokens):
-        pool = list(range(len(row)))
-    if not pool or not wanted or not all(-len(pool) <= i < len(pool) for i in wanted):
-        raise ValueError(
-            f"prompt {number} has {len(pool)} tokens to choose from, so tokens={tokens!r} cannot be read: {row.text!r}"
-        )
-    return [pool[i] for i in wanted]
-
-
 def _read(
     model: TransformerBridge,
     points: Sequence[Point],
@@ -189,11 +147,9 @@ def _read(
     reduce: Reduce,
 ) -> dict[str, Tensor]:
     """One forward pass, one value per point: what is kept of it."""
-    reading = _reading(batch, chosen, tokens)
+    reading = reading_of(batch, chosen, tokens)
     kept: dict[str, Tensor] = {}
-    face: Any = twin_of(model).plain
-    if face is None or any(point.module is None for point in [*points, *twin_of(model).active]):
-        face = lens_model(model)
+    face = face_for(model, points)
 
     def keep(point: Point) -> Callable[[Tensor, Any], Tensor]:
         def function(x: Tensor, hook: Any) -> Tensor:
@@ -226,21 +182,6 @@ def run(module: Any, batch: Batch, **options: Any) -> Any:
         options["position_ids"] = batch.position_ids
     options.setdefault("use_cache", False)
     return module(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **options)
-
-
-def _reading(batch: Batch, chosen: Sequence[list[int]], tokens: Which) -> _Reading:
-    width = batch.input_ids.shape[1]
-    lengths = batch.attention_mask.sum(1).tolist()
-    columns = [[width - length + i for i in chosen[row]] for row, length in zip(batch.rows, lengths, strict=True)]
-    mask = torch.zeros(len(columns), width)
-    for i, own in enumerate(columns):
-        mask[i, own] = 1.0
-    device = batch.input_ids.device
-    if tokens == "all":
-        return _Reading(None, None, mask.to(device))
-    if all(len(own) == 1 for own in columns):
-        return _Reading(torch.tensor([own[0] for own in columns], device=device), None, mask.to(device))
-    return _Reading(None, (mask / mask.sum(1, keepdim=True)).to(device), mask.to(device))
 
 
 def _all_tokens(rows: Sequence[Row], chosen: Sequence[list[int]]) -> Bool[Tensor, "prompt pos"]:

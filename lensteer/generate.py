@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from lensteer.attach import face_for
 from lensteer.hooks import Edit
-from lensteer.models import lens_model, tokenizer_of, twin_of
+from lensteer.models import tokenizer_of, twin_of
 from lensteer.prefix import shared_prefix
 from lensteer.progress import progress_bar
 from lensteer.prompts import (
@@ -208,14 +209,6 @@ def require_prompts(steering: Steering, rows: Sequence[Row]) -> None:
         )
 
 
-def face_for(model: TransformerBridge, steering: Steering) -> Any:
-    """The Hugging Face module to run: the plain face where every edit has a place on it, else the lens."""
-    twin = twin_of(model)
-    if twin.plain is None or any(point.module is None for point in [*steering.points(model), *twin.active]):
-        return lens_model(model)
-    return twin.plain
-
-
 def _generate_batch(
     model: TransformerBridge, batch: Batch, steering: Steering, decoding: Decoding, **options: Any
 ) -> Tensor:
@@ -235,7 +228,7 @@ def _generate_batch(
     prompt_length = None if decoding.use_cache else batch.attention_mask.sum(1)
     with torch.inference_mode(), ExitStack() as stack:
         stack.enter_context(twin_of(model).lock)
-        face = face_for(model, steering)
+        face = face_for(model, steering.points(model))
         prefix = shared_prefix(model, face, batch, steering) if decoding.use_cache else nullcontext()
         stack.enter_context(steering.on(model, prompt_length=prompt_length))
         stack.enter_context(prefix)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Points that are a module's input or output, and so exist on the plain model as well.
 _PLAIN = re.compile(
     r"^blocks\.\d+\.(hook_(in|out)|attn\.hook_out|attn\.o\.hook_(in|out)|mlp\.hook_(in|out)"
-    r"|mlp\.(in|gate|out)\.hook_(in|out)|ln(1|2|1_post|2_post)\.hook_(in|out))$|^(ln_final|unembed)\.hook_in$"
+    r"|mlp\.(in|gate|out)\.hook_(in|out)|ln(1|2|1_post|2_post)\.hook_(in|out))$|^(ln_final\.hook_(in|out)|unembed\.hook_in)$"
 )
 _PROBE_TOKENS = 13  # not a number of attention heads, so that an axis of this length is the tokens
 _SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_out", "post", "pre", "neuron", "q", "k", "v")
@@ -286,3 +286,8 @@ def _edit_counts(model: TransformerBridge, point: Point) -> bool:
         clean = _probe(model)
         with model.hooks(fwd_hooks=[(point.name, shake)]):
             return not torch.equal(clean, _probe(model))
+
+
+def firing_order(model: TransformerBridge) -> dict[str, int]:
+    """Canonical hook name -> its place in the order in which one forward pass reaches the points."""
+    return {name: place for place, name in enumerate(_survey(model))}

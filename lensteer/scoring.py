@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensteer.attach import face_for
 from lensteer.capture import run
-from lensteer.generate import as_steering, face_for, require_prompts
+from lensteer.generate import as_steering, require_prompts
 from lensteer.hooks import Edit
 from lensteer.models import plain_model, tokenizer_of
 from lensteer.positions import STEPS, At
@@ -185,7 +186,7 @@ def _in_one_pass(
 ) -> Iterator[tuple[int, Scored]]:
     """Prompt and response together, less its last token; left padding puts every response at the right edge."""
     rows = [Row(r.ids + a[:-1], r.own + [False] * len(a[:-1]), r.text) for r, a in zip(asked, answers, strict=True)]
-    face = face_for(model, steering)
+    face = face_for(model, steering.points(model))
     for batch in batches(model, rows, batch_size, purpose="read"):
         longest = max(len(answers[i]) for i in batch.rows)
         lengths = torch.tensor([len(asked[i]) for i in batch.rows], device=batch.input_ids.device)
@@ -213,7 +214,7 @@ def _with_shared_prompts(
     for batch in batches(model, asked, batch_size, purpose="read"):
         before = None
         if sum(late) > 1 and int(batch.attention_mask.sum(1).min()) > 1:
-            face, lengths = face_for(model, Steering()), batch.attention_mask.sum(1)
+            face, lengths = face_for(model, ()), batch.attention_mask.sum(1)
             early = Batch(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], batch.position_ids[:, :-1], batch.rows)
             # A steering that is open around this call must not take the last token but one for the prompt's last.
             with torch.inference_mode(), Steering().on(model, prompt_length=lengths):
@@ -239,7 +240,7 @@ def _responses(
     batch_size: int | Literal["auto"],
 ) -> Iterator[tuple[int, int, Scored]]:
     """All responses to a batch of prompts; ``before`` is the KV cache of the prompts without their last token."""
-    face, lengths = face_for(model, steering), batch.attention_mask.sum(1)
+    face, lengths = face_for(model, steering.points(model)), batch.attention_mask.sum(1)
     part, options = batch, {"use_cache": True, **keep_last(face, 1)}
     if before is not None:
         part = Batch(batch.input_ids[:, -1:], batch.attention_mask, batch.position_ids[:, -1:], batch.rows)

@@ -19,7 +19,8 @@ from lensteer.hooks import Add, Affine, Edit, ScaleElements, SetElements, SetPro
 from lensteer.positions import At, at
 from lensteer.steering import Steering
 
-_EDITS: dict[str, type[Edit]] = {edit.__name__: edit for edit in (Add, Affine, SetProjection, ScaleElements, SetElements)}
+_KINDS: tuple[type[Edit], ...] = (Add, Affine, SetProjection, ScaleElements, SetElements)
+_EDITS = {kind.__name__: kind for kind in _KINDS}
 _FORMAT = "lensteer.steering.v1"
 
 

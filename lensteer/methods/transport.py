@@ -1,0 +1,257 @@
+"""Activation transport (AcT): per-unit maps that carry a source's activations to a target's.
+
+    T(a) = ω·a + β          fitted unit by unit on pooled activations of both sides (`transport_maps`)
+    (1 − λ)·a + λ·T(a)      where a lies inside the source's support, at every token of every site
+
+The source shows the behaviour to leave, the target the one to reach. In **causal** order every map is fitted on
+activations, source and target, that already passed the maps before it; one forward pass over the data serves all sites
+(`lensteer.stagewise`). In **simultaneous** order all maps are fitted on the unsteered model.
+
+| method | tokens are pooled by | order | support | from |
+|---|---|---|---|---|
+| ``"linear"`` (Linear-AcT) | mean | causal | (0, 100) | Eq. 4 |
+| ``"mean"`` (Mean-AcT) | mean | causal | everywhere | Eq. 5 with ω = 1 |
+| ``"gaussian"`` | mean | causal | everywhere | optimal between Gaussians |
+| ``"aura"`` (AURA) | max | simultaneous | everywhere | Suau et al. 2024 |
+| ``"det_zero"`` (Det-zero) | max | simultaneous | everywhere | Suau et al. 2022 |
+| ``"iti_m"`` (ITI-m) | last | simultaneous | everywhere | Li et al. 2023, Table 1 |
+
+These are the defaults of the released code. The paper bounds the support, (0, 100), for both AcT methods where a
+behaviour is to be left (toxicity), and not where one is to be induced (concepts, styles): ``support=None``.
+
+Source: Rodriguez, Blaas, Klein, Zappella, Apostoloff, Cuturi, Suau, "Controlling Language and Diffusion Models by
+Transporting Activations", ICLR 2025 (arXiv 2410.23054).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensteer.capture import capture
+from lensteer.data import data_hash
+from lensteer.hooks import Edit
+from lensteer.methods.transport_fitted import Support, Transport
+from lensteer.methods.transport_maps import UnitMaps, fit_units, require_method, require_support
+from lensteer.models import fingerprint, tokenizer_of
+from lensteer.points import Point
+from lensteer.prompts import Prompt, Row, tokenize
+from lensteer.reading import Which, positions_read
+from lensteer.sites import ordered_points
+from lensteer.stagewise import stagewise
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+__all__ = ["DEFAULTS", "Support", "Transport", "fit", "from_activations"]
+
+Order = Literal["causal", "simultaneous"]
+
+
+class Defaults(NamedTuple):
+    """How a method is fitted and applied where nobody says otherwise."""
+
+    tokens: Which
+    order: Order
+    support: Support
+
+
+DEFAULTS: dict[str, Defaults] = {
+    "linear": Defaults("mean", "causal", (0.0, 100.0)),
+    "mean": Defaults("mean", "causal", None),
+    "gaussian": Defaults("mean", "causal", None),
+    "aura": Defaults("max", "simultaneous", None),
+    "det_zero": Defaults("max", "simultaneous", None),
+    "iti_m": Defaults("last", "simultaneous", None),
+}
+
+
+def fit(
+    model: TransformerBridge,
+    source: Sequence[Prompt],
+    target: Sequence[Prompt],
+    method: str = "linear",
+    sites: str | Sequence[str] = "norms",
+    *,
+    layers: int | Iterable[int] | None = None,
+    order: Order | None = None,
+    tokens: Which | None = None,
+    template: bool = True,
+    bos: bool = True,
+    support: Support | Literal["default"] = "default",
+    strength: float = 1.0,
+    name: str = "transport",
+    prompt_format: str = "plain",
+    truncate: bool = False,
+    batch_size: int | Literal["auto"] = "auto",
+    memory_gb: float | None = None,
+    keep_samples: bool = True,
+    resume: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Transport:
+    """Fit one map per unit at some sites, from texts that show a behaviour (source) to texts that do not (target).
+
+    Args:
+        sites: a group ("norms", "post_norms", "attention", "mlp", "mlp_linears", "residual", "heads", see
+            `lensteer.sites`), TransformerLens shorthand, hook names, or a list of them.
+        order: "causal" or "simultaneous"; None is the method's own.
+        tokens: how the tokens of a text become one sample: "mean", "max", "min", "last", an index, a function of the
+            `Row`; "all" takes every token as a sample. None is the method's own.
+        template, bos: whether the chat template's tokens and the BOS count; padding never does.
+        support: percentages of the source between which a value is moved, None for everywhere; in causal order also
+            for the maps that are in force while the later ones are fitted.
+        strength: λ of these maps, in causal order; the maps serve any strength afterwards.
+        truncate: keep the end of a text that is longer than the model's context, instead of refusing it.
+        memory_gb: what the batches that wait in causal order may take, see `stagewise`.
+        keep_samples: keep what was read, one number per unit and sample, for figures (`Transport.samples`).
+        resume: a folder that keeps finished batches of a simultaneous fit; a causal one is a single pass.
+        options: of the method, see `fit_units`.
+
+    Raises:
+        ValueError: fewer than two samples of a side, NaN or inf in an activation (says of which text, and where), a
+            site given twice, an empty support, an unknown method, order or site, a text that is too long.
+        TypeError: texts that are not prompts, or an option that the method does not have.
+    """
+    require_method(method)
+    usual = DEFAULTS[method]
+    order, tokens = order or usual.order, usual.tokens if tokens is None else tokens
+    support = usual.support if support == "default" else support
+    _check(order, support, strength, resume, source, target)
+    points = ordered_points(model, sites, layers, edit=True)
+    rows = tokenize(model, [*source, *target], prompt_format=prompt_format, truncate=truncate)
+    about = {
+        **fingerprint(model),
+        **{"method": method, "name": name, "order": order, "tokens": _shown(tokens), "prompt_format": prompt_format},
+        **{"template": str(template), "bos": str(bos), "n_source": str(len(source)), "n_target": str(len(target))},
+        **{"data_hash": data_hash([list(source), list(target)]), "fit_strength": f"{strength:g}"},
+        **{key: str(value) for key, value in options.items()},
+    }
+    if len(source) != len(target):
+        about["coupling"] = "unequal numbers of samples: quantiles matched by the exact coupling"
+    reading: dict[str, Any] = {"tokens": tokens, "template": template, "bos": bos}
+
+    def units(point: Point, values: Tensor, owners: Tensor) -> UnitMaps:
+        pair = _sides(point, values, owners, len(source))
+        if keep_samples:
+            samples[point.name] = pair
+        return fit_units(*pair, method, **options)
+
+    samples: dict[str, tuple[Tensor, Tensor]] = {}
+    how: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    if order == "simultaneous":
+        maps = _simultaneous(model, points, rows, units, reading, resume=resume, **how)
+    else:
+        maps = _causal(model, points, rows, units, reading, strength, support, memory_gb=memory_gb, **how)
+    return Transport(name, method, maps, support, samples, about)
+
+
+def _simultaneous(
+    model: TransformerBridge,
+    points: Sequence[Point],
+    rows: Sequence[Row],
+    units: Callable[[Point, Tensor, Tensor], UnitMaps],
+    reading: Mapping[str, Any],
+    **how: Any,
+) -> dict[str, UnitMaps]:
+    """All sites read in one pass of the unsteered model, then fitted."""
+    found = capture(model, rows, [point.name for point in points], **reading, **how)
+    owners = torch.arange(len(rows)) if found.mask is None else found.mask.nonzero()[:, 0]
+    values = {point: found[point.name] if found.mask is None else found[point.name][found.mask] for point in points}
+    return {point.name: units(point, own, owners) for point, own in values.items()}
+
+
+def _causal(
+    model: TransformerBridge,
+    points: Sequence[Point],
+    rows: Sequence[Row],
+    units: Callable[[Point, Tensor, Tensor], UnitMaps],
+    reading: Mapping[str, Any],
+    strength: float,
+    support: Support,
+    **how: Any,
+) -> dict[str, UnitMaps]:
+    """Every site fitted on what has passed the maps before it, in one pass."""
+    bos_id = None if reading["bos"] else tokenizer_of(model).bos_token_id
+    where: dict[str, Any] = {"template": reading["template"], "without": bos_id}
+    chosen = [positions_read(row, reading["tokens"], i, **where) for i, row in enumerate(rows)]
+    maps: dict[str, UnitMaps] = {}
+
+    def decide(point: Point, values: Tensor, owners: Tensor) -> Edit:
+        maps[point.name] = units(point, values.cpu(), owners)
+        return maps[point.name].edit(strength, support)
+
+    stagewise(model, points, rows, chosen, reading["tokens"], decide, **how)
+    return maps
+
+
+def _sides(point: Point, values: Tensor, owners: Tensor, n_source: int) -> tuple[Tensor, Tensor]:
+    """What was read of the source's and of the target's texts.
+
+    Raises:
+        ValueError: NaN or inf; says of which text.
+    """
+    finite = torch.isfinite(values.flatten(1)).all(1)
+    if not finite.all():
+        row = int(owners[~finite][0])
+        side, number = ("source", row) if row < n_source else ("target", row - n_source)
+        raise ValueError(
+            f"the activations of {side} text {number} hold NaN or inf at {point.name!r} "
+            f"({int((~finite).sum())} of {len(values)} samples do); run the model in another dtype, or leave that text "
+            "or site out"
+        )
+    return values[owners < n_source].clone(), values[owners >= n_source].clone()
+
+
+def _check(order: str, support: Support, strength: float, resume: Any, source: Any, target: Any) -> None:
+    if order not in get_args(Order):
+        raise ValueError(f"order must be one of {get_args(Order)}, got {order!r}")
+    if resume is not None and order == "causal":
+        raise ValueError("resume= keeps the batches of a simultaneous fit; a causal fit is a single pass")
+    if support is not None:
+        require_support(*support)
+    if not math.isfinite(strength):
+        raise ValueError(f"strength must be finite, got {strength}")
+    for side, texts in (("source", source), ("target", target)):
+        if isinstance(texts, str):
+            raise TypeError(f"the {side} must be a list of texts, got one string")
+        if len(texts) < 2:
+            raise ValueError(f"the {side} has {len(texts)} texts; a map needs at least two of each side")
+
+
+def _shown(tokens: Which) -> str:
+    return getattr(tokens, "__name__", "a function") if callable(tokens) else str(tokens)
+
+
+def from_activations(
+    source: Mapping[str, Float[Tensor, "n ..."]],
+    target: Mapping[str, Float[Tensor, "n ..."]],
+    method: str = "linear",
+    *,
+    support: Support | Literal["default"] = "default",
+    name: str = "transport",
+    metadata: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Transport:
+    """Fit on activations that were captured before: hook name -> one row a sample, as `capture` returns them.
+
+    Raises:
+        ValueError: no hook names, different ones on the two sides, or as `fit_units`.
+    """
+    require_method(method)
+    support = DEFAULTS[method].support if support == "default" else support
+    if support is not None:
+        require_support(*support)
+    if not source or list(source) != list(target):
+        raise ValueError(
+            f"source and target must hold the same hook names, in one order; got {list(source)} and {list(target)}"
+        )
+    maps = {key: fit_units(source[key], target[key], method, **options) for key in source}
+    facts = {"method": method, "name": name, "order": "simultaneous", **(metadata or {})}
+    return Transport(name, method, maps, support, {key: (source[key], target[key]) for key in source}, facts)
