@@ -13,6 +13,15 @@ Importing it opens a few small text files; no model or tokeniser library is load
 
 from __future__ import annotations
 
+from lensteer.data.concepts import (
+    CONCEPTS,
+    Concept,
+    concept,
+    neutral_sentences,
+    openings,
+    rude_openings,
+    tone,
+)
 from lensteer.data.few_shot import split_questions, with_shots
 from lensteer.data.instructions import (
     FORMATS,
@@ -26,6 +35,7 @@ from lensteer.data.instructions import (
 from lensteer.data.loaders import data_hash, load_pairs, load_prompts
 from lensteer.data.pairs import instruction_pairs, with_text
 from lensteer.data.queries import SPLITS, LikelyWords, Split, likely_words, queries
+from lensteer.data.subsets import Sides, sides
 from lensteer.data.task_table import TASKS, Task, find_task, task_from
 from lensteer.data.tasks import OpenQuestion, contrastive_pairs, open_questions, questions
 
@@ -47,6 +57,15 @@ __all__ = [
     "load_pairs",
     "load_prompts",
     "data_hash",
+    "Sides",
+    "sides",
+    "Concept",
+    "CONCEPTS",
+    "concept",
+    "neutral_sentences",
+    "openings",
+    "tone",
+    "rude_openings",
     "TASKS",
     "Task",
     "find_task",

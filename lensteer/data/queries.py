@@ -35,7 +35,7 @@ def queries(split: Split, n: int | None = None) -> list[str]:
     Raises:
         ValueError: An unknown split, or an ``n`` below 1 or above what the split has.
     """
-    return _first([row["query"] for row in _rows(split)], n, split)
+    return first_rows([row["query"] for row in _rows(split)], n, f"the split {split!r}")
 
 
 def likely_words(split: Split, n: int | None = None) -> list[LikelyWords]:
@@ -47,15 +47,15 @@ def likely_words(split: Split, n: int | None = None) -> list[LikelyWords]:
     if split == "fit":
         raise ValueError("the split 'fit' has no likely words; 'validation' and 'test' have")
     rows = [LikelyWords(row["query"], row["likely"], row["unlikely"]) for row in _rows(split)]
-    return _first(rows, n, split)
+    return first_rows(rows, n, f"the split {split!r}")
 
 
-def _first(rows: list[T], n: int | None, split: str) -> list[T]:
-    """The first ``n`` rows of a split, refusing to return fewer than were asked for."""
+def first_rows(rows: list[T], n: int | None, what: str) -> list[T]:
+    """The first ``n`` of these rows, all where None, refusing to return fewer than were asked for."""
     if n is None:
         return rows
     if not 1 <= n <= len(rows):
-        raise ValueError(f"n={n} of the split {split!r}: n must be from 1 to {len(rows)}, or None for all")
+        raise ValueError(f"n={n} of {what}: n must be from 1 to {len(rows)}, or None for all")
     return rows[:n]
 
 
