@@ -250,7 +250,7 @@ def _identity(edit: Edit) -> tuple[Any, ...]:
     """What makes two edits the same up to strength: their type, their very tensors, their other fields."""
     if isinstance(edit, At):
         return ("at", repr(edit.tokens), *_identity(edit.edit))
-    values = (value for key, value in vars(edit).items() if key not in ("strength", "low", "high"))
+    values = (value for key, value in vars(edit).items() if key != "strength")
     return (type(edit), *((v.data_ptr(), v.dtype, v.stride()) if isinstance(v, Tensor) else v for v in values))
 
 

@@ -17,6 +17,7 @@ import lensteer
 from lensteer import (
     STEPS,
     Add,
+    Affine,
     ScaleElements,
     SetElements,
     SetProjection,
@@ -269,6 +270,20 @@ def test_edits_of_equal_numbers_in_other_places_of_memory_are_kept_apart_and_rig
     name = "blocks.1.hook_resid_post"
     both = per_row([[(name, Add(square))], [(name, Add(square.T))]])
     assert len(both) == 2
+
+
+def test_maps_that_differ_in_their_support_only_are_kept_apart() -> None:
+    scale, shift = random(8), random(8, seed=1)
+    low, high = torch.full((8,), -0.5), torch.full((8,), 0.5)
+    alone = [Affine(scale, shift), Affine(scale, shift, low, high), Affine(scale, shift, 2 * low, 2 * high)]
+    merged = per_row([[("a", alone[i % 3].at_strength(0.5 + i))] for i in range(5)])
+    assert len(merged) == 3
+    x = random(5, 4, 8, seed=2)
+    found = x
+    for _, edit in merged:
+        found = edit(found)
+    for i in range(5):
+        torch.testing.assert_close(found[i : i + 1], alone[i % 3].at_strength(0.5 + i)(x[i : i + 1]))
 
 
 @pytest.mark.parametrize("seed", range(5))
