@@ -1,6 +1,4 @@
-"""Steerings as files that other programs read.
-
-`to_lm_eval` writes the ``.pt`` file of lm-eval's own steered model, for those who have lm-eval but not lensteer:
+"""A steering as the file of lm-eval's own steered model, for those who have lm-eval but not lensteer.
 
     lm_eval --model steered --model_args pretrained=…,steer_path=steering.pt --tasks …
 
