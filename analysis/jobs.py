@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Outcome = dict[str, Any]
 _REQUIRED = ("response", "n_tokens", "finish_reason")
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two looks at what has finished
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,28 @@ def _run_chunks(
     worker_model: Any = model if isinstance(executor, ThreadPoolExecutor) else source_of(model)
     futures = [executor.submit(run_chunk, worker_model, chunk, settings) for chunk in chunks]
     pending = list(futures)
+    pause = _SHORTEST_PAUSE
     try:
         while pending:
             # As they finish, failures last: what other workers have done is kept before an error is raised.
-            finished = sorted((f for f in pending if f.done()), key=lambda f: f.exception() is not None)
+            finished = sorted((f for f in pending if f.done()), key=_failed)
             for future in finished:
                 pending.remove(future)
                 yield future.result()
+            # Asking may cost: submitit looks into a shared folder for every job.
+            pause = _SHORTEST_PAUSE if finished else min(1.5 * pause, _LONGEST_PAUSE)
             if not finished:
-                time.sleep(0.02)
+                time.sleep(pause)
     finally:
-        for future in futures:
+        for future in pending:  # the finished ones are left alone: for submitit, cancelling is a scheduler's command
             future.cancel()
+
+
+def _failed(future: Any) -> bool:
+    try:
+        return future.exception() is not None
+    except CancelledError:  # by somebody else, or because its cluster was closed
+        return True
 
 
 def run_chunk(model: Any, jobs: Sequence[Job], settings: Settings) -> dict[str, Outcome]:

@@ -114,8 +114,9 @@ def sweep(
         perplexity: add the perplexity of each response given its prompt (as run) under the unsteered model.
         stop: strings that end a response, as in `generate`; for base models in the "qa" format, a new "Q:".
         cache: a folder; finished batches are kept there and never run again.
-        executor: any ``concurrent.futures.Executor`` (threads, Dask, MPI, …) or an object with its ``submit``.
-            Workers of other processes load the model by name.
+        executor: any ``concurrent.futures.Executor`` (threads, Dask's ``client.get_executor()``, ``MPIPoolExecutor``,
+            …) or an object with its ``submit`` (submitit's). Workers of other processes load the model by name, once
+            each; on submitit every batch is a job of its own.
 
     Returns:
         One row per candidate and prompt: instruction, condition, layer, strength, prompt_id, prompt, response,
