@@ -61,8 +61,10 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 	@touch $@
 
 # .installed-dev is an editable install of ".[dev]", and so for the other extras.
+# For tests also repeng, which reads control vectors; alone, because it pins numpy < 2 and runs on 2 all the same.
 $(VENV)/.installed-%: $(VENV)/.torch pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[$*]'
+	$(if $(filter dev,$*),$(PIP) --no-deps repeng==0.4.0)
 	@touch $@
 
 # Only for `make bench`: the peers pin transformers < 5, lensteer needs 5.
