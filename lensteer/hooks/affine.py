@@ -38,7 +38,11 @@ class Affine(Edit):
         object.__setattr__(self, "strength", checked_strength(self.strength))
         for name in ("shift", "low", "high"):
             value = getattr(self, name)
-            if isinstance(value, Tensor) and tuple(value.shape) != self.shape:
+            if value is None:
+                continue
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a tensor like the scale, or None, got {value!r}")
+            if tuple(value.shape) != self.shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, the scale {self.shape}; they must agree")
         _require_support(self.low, self.high)
 
@@ -52,12 +56,11 @@ class Affine(Edit):
         wide = torch.promote_types(activation.dtype, torch.float32)
         x, scale = activation.to(wide), self.scale.to(activation.device, wide)
         shift = self.shift.to(activation.device, wide)
-        if isinstance(self.strength, Tensor):
-            share = row_strengths(self.strength, activation, hook).to(wide)
-            moved = x + share * ((scale - 1) * x + shift)
-        else:
-            # One fused operation on the activation; exactly x at 0.
-            moved = torch.addcmul(self.strength * shift, self.strength * (scale - 1) + 1, x)
+        share = self.strength
+        if isinstance(share, Tensor):
+            share = row_strengths(share, activation, hook).to(wide)
+        # One fused operation on the activation; exactly x at 0.
+        moved = torch.addcmul(share * shift, share * (scale - 1) + 1, x)
         if self.low is None or self.high is None:
             return moved.to(activation.dtype)
         low, high = self.low.to(activation.device, wide), self.high.to(activation.device, wide)
