@@ -16,6 +16,7 @@ which has no post-norms. Source: Rodriguez et al., ICLR 2025, Section 4 and Appe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,20 @@ def ordered_points(
     points = resolve(model, names, edit=edit) if names else resolve(model, asked, layers)
     seen: dict[str, str] = {}
     for point in points:
-        if point.canonical in seen:
-            other = "" if seen[point.canonical] == point.name else f" (as {seen[point.canonical]!r} as well)"
+        place = _place(point)
+        if place in seen:
+            other = "" if seen[place] == point.name else f" (as {seen[place]!r} as well)"
             raise ValueError(f"the site {point.name!r} is given twice{other}; a map is fitted once at each site")
-        seen[point.canonical] = point.name
+        seen[place] = point.name
     order = firing_order(model)
     return sorted(points, key=lambda point: order[point.canonical])
+
+
+def _place(point: Point) -> str:
+    """One name for points that hold the same tensor: a module's and its last part's output, two blocks' in between."""
+    name = re.sub(r"\.(attn|mlp)\.(o|out)\.hook_out$", r".\1.hook_out", point.canonical)
+    block = re.fullmatch(r"blocks\.(\d+)\.hook_in", name)
+    return f"blocks.{int(block[1]) - 1}.hook_out" if block and int(block[1]) else name
 
 
 def _expand(model: TransformerBridge, site: str, layers: int | Sequence[int] | None) -> list[str]:
