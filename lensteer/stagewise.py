@@ -24,7 +24,7 @@ from lensteer.attach import attached, face_for
 from lensteer.capture import run
 from lensteer.hooks import Edit
 from lensteer.models import plain_model, twin_of
-from lensteer.points import Point
+from lensteer.points import Point, firing_order
 from lensteer.progress import progress_bar
 from lensteer.prompts import Batch, Row, batches, input_device
 from lensteer.reading import Which, reading_of
@@ -62,10 +62,25 @@ def stagewise(
         ValueError: the model is being steered, points out of order, or more memory needed than there may be; before
             any work.
     """
-    if twin_of(model).active:
-        raise ValueError("the model is being steered; a stagewise fit interleaves its passes, so steer it afterwards")
-    jobs = list(batches(model, rows, batch_size))
-    _require_memory(model, points, jobs, memory_gb)
+    with twin_of(model).lock:  # another thread's steering ends first
+        if twin_of(model).active:
+            raise ValueError("the model is being steered; a causal fit interleaves its passes, so steer it afterwards")
+        _require_order(model, points)
+        jobs = list(batches(model, rows, batch_size))
+        _require_memory(model, points, jobs, memory_gb)
+        _run(model, points, jobs, chosen, tokens, decide, progress)
+
+
+def _run(
+    model: TransformerBridge,
+    points: Sequence[Point],
+    jobs: Sequence[Batch],
+    chosen: Sequence[list[int]],
+    tokens: Which,
+    decide: Decide,
+    progress: bool,
+) -> None:
+    """All batches to the first point, a decision, all batches to the next."""
     owners = torch.cat([_owners(batch, chosen, tokens) for batch in jobs])
     order = owners.argsort(stable=True)
     bar = progress_bar(len(points) * len(jobs), "fit maps", shown=progress, unit="batch")
@@ -86,7 +101,8 @@ def stagewise(
                 read.append(value)
                 bar.update()
             values = torch.cat(read)
-            edit = decide(point, values[order.to(values.device)], owners[order])
+            with torch.inference_mode(False):  # what is kept of it may enter autograd
+                edit = decide(point, values[order.to(values.device)].clone(), owners[order])
 
 
 def _wait(point: Point) -> Callable[[Tensor, Any], Tensor]:
@@ -138,24 +154,42 @@ def _owners(batch: Batch, chosen: Sequence[list[int]], tokens: Which) -> Int[Ten
     return rows.repeat_interleave(torch.tensor([len(chosen[i]) for i in batch.rows])) if tokens == "all" else rows
 
 
+def _require_order(model: TransformerBridge, points: Sequence[Point]) -> None:
+    places = [firing_order(model)[point.canonical] for point in points]
+    for one, other, first, second in zip(points, points[1:], places, places[1:], strict=False):
+        if first >= second:
+            raise ValueError(
+                f"{one.name!r} is not before {other.name!r} in a forward pass; give each point once, in order"
+            )
+
+
 def _require_memory(
     model: TransformerBridge, points: Sequence[Point], jobs: Sequence[Batch], memory_gb: float | None
 ) -> None:
+    if memory_gb is not None and not memory_gb > 0:
+        raise ValueError(
+            f"memory_gb must be a positive number of GiB, or None for half of what is free, got {memory_gb}"
+        )
     needed = waiting_bytes(model, points, jobs)
     allowed = _free_bytes(input_device(model)) / 2 if memory_gb is None else memory_gb * 2**30
     if needed > allowed:
         raise ValueError(
             f"the hidden states of {sum(batch.input_ids.numel() for batch in jobs)} tokens that wait at each site take "
-            f"about {needed / 2**30:.2f} GiB, more than the {allowed / 2**30:.2f} GiB allowed; give fewer or shorter "
+            f"about {needed / 2**30:.3g} GiB, more than the {allowed / 2**30:.3g} GiB allowed; give fewer or shorter "
             "prompts, a larger memory_gb=, or fit in simultaneous order, which does not keep them"
         )
 
 
 def waiting_bytes(model: TransformerBridge, points: Sequence[Point], jobs: Sequence[Batch]) -> int:
-    """An estimate of what the waiting batches hold: three streams of the residual's width, or of the widest point."""
-    width = max([int(model.cfg.d_model), *(int(torch.Size(point.shape).numel()) for point in points)])
-    itemsize = plain_model(model).dtype.itemsize
-    return sum(batch.input_ids.numel() for batch in jobs) * 3 * width * itemsize
+    """An estimate of what the waiting batches hold.
+
+    For each token: four streams of the residual's width (embedding, residual, a module's input and output), two of the
+    widest point's (the inner activations of a module that is waited in), and its row of the attention mask.
+    """
+    widest = max(int(torch.Size(point.shape).numel()) for point in points)
+    width = 4 * int(model.cfg.d_model) + 2 * widest
+    numbers = sum(batch.input_ids.numel() * (width + batch.input_ids.shape[1]) for batch in jobs)
+    return numbers * plain_model(model).dtype.itemsize
 
 
 def _free_bytes(device: torch.device) -> float:
