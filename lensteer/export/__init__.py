@@ -3,12 +3,14 @@
 | function | gives | fits |
 |---|---|---|
 | `to_gguf`, `from_gguf` | llama.cpp's control vector, and its reading | `Add` between blocks |
+| `to_hook_file` | a Python file with plain torch hooks | every edit, at all positions |
 | `to_lm_eval` | the ``.pt`` file of lm-eval's own steered model | `Add`, `SetProjection`; outputs of modules |
 """
 
 from __future__ import annotations
 
 from .control_vectors import from_gguf, to_gguf
+from .hook_file import to_hook_file
 from .lm_eval_file import to_lm_eval
 
-__all__ = ["from_gguf", "to_gguf", "to_lm_eval"]
+__all__ = ["from_gguf", "to_gguf", "to_hook_file", "to_lm_eval"]
