@@ -28,16 +28,16 @@ def items_and_index(values: Sequence[Any] | pd.Series, name: str = "responses") 
     return items, index
 
 
-def texts_and_index(responses: Sequence[str] | pd.Series) -> tuple[list[str], pd.Index]:
+def texts_and_index(responses: Sequence[str] | pd.Series, name: str = "responses") -> tuple[list[str], pd.Index]:
     """As `items_and_index`, for responses that must be text.
 
     Raises:
         TypeError: if a response is not a string; the message names its place in the index.
     """
-    items, index = items_and_index(responses)
+    items, index = items_and_index(responses, name)
     for label, item in zip(index, items, strict=True):
         if not isinstance(item, str):
-            raise TypeError(f"responses[{label!r}] is {item!r} ({type(item).__name__}), expected a string")
+            raise TypeError(f"{name}[{label!r}] is {item!r} ({type(item).__name__}), expected a string")
     return items, index
 
 

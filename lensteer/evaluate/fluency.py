@@ -34,6 +34,10 @@ def perplexity(
 ) -> pd.DataFrame:
     """Perplexity of each response given its prompt, under `model` without steering.
 
+    Only the response's tokens are scored. Activation transport's "PPL" of generations also counts the prompt's: for
+    that, `text_perplexity` of prompt and response joined, with ``max_tokens=128``; there, too, its figure is the mean
+    of the perplexities, not the exponential of the mean `nll`.
+
     Args:
         model: what `lensteer.load_model` returns: the model that was steered, or any other as a judge.
         prompts: one per response, as for `lensteer.generate`.

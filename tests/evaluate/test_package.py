@@ -15,7 +15,7 @@ from lensteer.evaluate._inputs import lists_per_response
 def test_importing_the_package_loads_no_heavy_library() -> None:
     code = (
         "import sys, types, importlib.machinery, lensteer.evaluate as e\n"
-        "heavy = {'lm_eval', 'pandas', 'langdetect', 'nltk', 'transformers'} & set(sys.modules)\n"
+        "heavy = {'lm_eval', 'pandas', 'langdetect', 'nltk', 'sklearn', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "assert all(hasattr(e, name) for name in e.__all__)"
     )
@@ -27,6 +27,7 @@ SCORES = {
     "lengths": evaluate.lengths,
     "includes_words": lambda responses: evaluate.includes_words(responses, "cat"),
     "excludes_words": lambda responses: evaluate.excludes_words(responses, "cat"),
+    "concept_presence": lambda responses: evaluate.concept_presence(responses, ["cat", "cats"]),
     "repetitions": evaluate.repetitions,
     "bullets": evaluate.bullets,
     "letter_case": evaluate.letter_case,
