@@ -1,6 +1,6 @@
 """Steerings as llama.cpp's control vectors, and back.
 
-    llama-cli -m model.gguf --control-vector steering.gguf --control-vector-scaled steering.gguf:0.5 …
+    llama-cli -m model.gguf --control-vector steering.gguf
 
 A control vector is a GGUF file with one float32 tensor ``direction.N`` per layer, N from 1. llama.cpp adds it to the
 output of block N, counted from 0, at every position: TransformerLens's ``blocks.N.hook_resid_post``. The output of
