@@ -25,7 +25,6 @@ Transporting Activations", ICLR 2025 (arXiv 2410.23054).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -37,8 +36,10 @@ from torch import Tensor
 from lensteer.capture import capture
 from lensteer.data import data_hash
 from lensteer.hooks import Edit
+from lensteer.hooks.base import checked_strength
+from lensteer.messages import short
 from lensteer.methods.transport_fitted import Support, Transport
-from lensteer.methods.transport_maps import UnitMaps, fit_units, require_method, require_support
+from lensteer.methods.transport_maps import UnitMaps, fit_units, require_method, require_options, require_support
 from lensteer.models import fingerprint, tokenizer_of
 from lensteer.points import Point
 from lensteer.prompts import Prompt, Row, tokenize
@@ -108,6 +109,7 @@ def fit(
         support: percentages of the source between which a value is moved, None for everywhere; in causal order also
             for the maps that are in force while the later ones are fitted.
         strength: λ of these maps, in causal order; the maps serve any strength afterwards.
+        prompt_format: as in `capture`; "plain" by default, as the texts are sentences and not requests.
         truncate: keep the end of a text that is longer than the model's context, instead of refusing it.
         memory_gb: what the batches that wait in causal order may take, see `stagewise`.
         keep_samples: keep what was read, one number per unit and sample, for figures (`Transport.samples`).
@@ -124,6 +126,7 @@ def fit(
     order, tokens = order or usual.order, usual.tokens if tokens is None else tokens
     support = usual.support if support == "default" else support
     _check(order, support, strength, resume, source, target)
+    require_options(method, options)
     points = ordered_points(model, sites, layers, edit=True)
     rows = tokenize(model, [*source, *target], prompt_format=prompt_format, truncate=truncate)
     about = {
@@ -131,6 +134,7 @@ def fit(
         **{"method": method, "name": name, "order": order, "tokens": _shown(tokens), "prompt_format": prompt_format},
         **{"template": str(template), "bos": str(bos), "n_source": str(len(source)), "n_target": str(len(target))},
         **{"data_hash": data_hash([list(source), list(target)]), "fit_strength": f"{strength:g}"},
+        **{"fit_support": "everywhere" if support is None else f"{support[0]:g} to {support[1]:g} %"},
         **{key: str(value) for key, value in options.items()},
     }
     if len(source) != len(target):
@@ -215,12 +219,12 @@ def _check(order: str, support: Support, strength: float, resume: Any, source: A
     if resume is not None and order == "causal":
         raise ValueError("resume= keeps the batches of a simultaneous fit; a causal fit is a single pass")
     if support is not None:
-        require_support(*support)
-    if not math.isfinite(strength):
-        raise ValueError(f"strength must be finite, got {strength}")
+        require_support(support)
+    if isinstance(checked_strength(strength), Tensor):
+        raise ValueError("maps are fitted at one strength; strengths per row are for the steering afterwards")
     for side, texts in (("source", source), ("target", target)):
-        if isinstance(texts, str):
-            raise TypeError(f"the {side} must be a list of texts, got one string")
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise TypeError(f"the {side} must be a list of texts, got {short(texts)}")
         if len(texts) < 2:
             raise ValueError(f"the {side} has {len(texts)} texts; a map needs at least two of each side")
 
@@ -242,16 +246,26 @@ def from_activations(
     """Fit on activations that were captured before: hook name -> one row a sample, as `capture` returns them.
 
     Raises:
-        ValueError: no hook names, different ones on the two sides, or as `fit_units`.
+        ValueError: no hook names, different ones on the two sides, tokens with padding, or as `fit_units`.
     """
     require_method(method)
+    require_options(method, options)
     support = DEFAULTS[method].support if support == "default" else support
     if support is not None:
-        require_support(*support)
+        require_support(support)
+    for side, activations in (("source", source), ("target", target)):
+        if getattr(activations, "mask", None) is not None:
+            raise ValueError(
+                f"the {side} holds every token of padded prompts; pool them, or give the tokens as samples: "
+                "{name: value[activations.mask] for name, value in activations.items()}"
+            )
     if not source or list(source) != list(target):
         raise ValueError(
             f"source and target must hold the same hook names, in one order; got {list(source)} and {list(target)}"
         )
     maps = {key: fit_units(source[key], target[key], method, **options) for key in source}
-    facts = {"method": method, "name": name, "order": "simultaneous", **(metadata or {})}
-    return Transport(name, method, maps, support, {key: (source[key], target[key]) for key in source}, facts)
+    samples = {key: (source[key], target[key]) for key in source}
+    n_source, n_target = (str(len(side)) for side in next(iter(samples.values())))
+    counts = {"n_source": n_source, "n_target": n_target}
+    facts = {"method": method, "name": name, "order": "simultaneous", **counts, **(metadata or {})}
+    return Transport(name, method, maps, support, samples, facts)

@@ -88,7 +88,9 @@ class Transport:
             moved = own.scale * own.source_mean + own.shift - own.source_mean
             noise = torch.randn(moved.shape, generator=generator)
             shift = noise / noise.norm() * moved.norm()
-            maps[name] = replace(own, scale=torch.ones_like(own.scale), shift=shift)
+            # A shift by s leaves E(a + s − b)².
+            residual = own.distance + shift * (2 * (own.source_mean - own.target_mean) + shift)
+            maps[name] = replace(own, scale=torch.ones_like(own.scale), shift=shift, residual=residual)
         return replace(self, method=f"random ({self.method})", maps=maps, samples={})
 
     def table(self) -> pd.DataFrame:
@@ -139,6 +141,8 @@ class Transport:
         from lensteer.storage import load_tensors
 
         tensors, content = load_tensors(path, _FORMAT)
+        if tuple(content["levels"]) != LEVELS:
+            raise ValueError(f"{path} keeps other quantiles than this version of lensteer; fit the maps again")
         names = [f.name for f in fields(UnitMaps)]
         maps = {
             hook: UnitMaps(**{name: tensors[f"{i}.{name}"] for name in names})

@@ -22,22 +22,25 @@ target's. Unlike the released code no noise is added to the source, so a fit has
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lensteer.hooks import Affine, Strength
+from lensteer.messages import short
+from lensteer.methods.transport_samples import Samples, Sides, auroc, average_precision, coupled, wide
 
 LEVELS = (0.0, 0.5, *map(float, range(1, 100)), 99.5, 100.0)
 """The quantiles, in percent, that are kept of every source unit."""
 _ROUNDING = 1e-6  # of a unit's largest value: less spread than this is float32's rounding
 
-Samples = Float[Tensor, "unit n"]  # sorted, float64; each unit's in one piece of memory
 Coefficients = tuple[Float[Tensor, " unit"], Float[Tensor, " unit"], Bool[Tensor, " unit"]]
 
 
@@ -71,6 +74,8 @@ class UnitMaps:
         Raises:
             ValueError: as `support`, or a strength that is not finite.
         """
+        if support is not None:
+            require_support(support)
         low, high = (None, None) if support is None else self.support(*support)
         return Affine(self.scale, self.shift, low, high, strength)
 
@@ -80,16 +85,17 @@ class UnitMaps:
         Raises:
             ValueError: not 0 ≤ low < high ≤ 100.
         """
-        require_support(low, high)
+        require_support((low, high))
         return _between(self.quantiles, low), _between(self.quantiles, high)
 
 
-def require_support(low: float, high: float) -> None:
-    """Refuse a pair of percentages that leaves nothing, such as (60, 40)."""
-    if not 0 <= low < high <= 100:
+def require_support(support: Any) -> None:
+    """Refuse what is not two percentages, or a pair that leaves nothing, such as (60, 40)."""
+    pair = isinstance(support, Sequence) and len(support) == 2 and all(isinstance(end, Real) for end in support)
+    if not pair or not 0 <= support[0] < support[1] <= 100:
         raise ValueError(
-            f"support=({low}, {high}) is empty or out of range: it is two percentages of the source, 0 ≤ low < high ≤ "
-            "100, such as (0, 100); None is everywhere"
+            f"support={short(support)} is no range: it is two percentages of the source, 0 ≤ low < high ≤ 100, such as "
+            "(0, 100); None is everywhere"
         )
 
 
@@ -119,108 +125,87 @@ def fit_units(
         TypeError: an option that the method does not have.
     """
     require_method(method)
+    require_options(method, options)
     for name, samples in (("source", source), ("target", target)):
         if len(samples) < 2:
             raise ValueError(f"the {name} has {len(samples)} samples; a map needs at least two of each side")
-        if not torch.isfinite(samples).all():
-            bad = int((~torch.isfinite(samples.flatten(1))).any(1).sum())
-            raise ValueError(f"{bad} of {len(samples)} samples of the {name} hold NaN or inf")
     shape = source.shape[1:]
     if shape != target.shape[1:]:
         raise ValueError(f"source and target have units {tuple(shape)} and {tuple(target.shape[1:])}; they must agree")
-    a, b = _sorted(source), _sorted(target)
-    scale, shift, fitted = ESTIMATORS[method](a, b, **options)
-    x, y, weight = coupling(a, b)
-    m_a, m_b = a.mean(1), b.mean(1)
+    sides = coupled(source, target)
+    scale, shift, fitted = ESTIMATORS[method](sides, **options)
     values = {
         "scale": scale,
         "shift": shift,
-        "source_mean": m_a,
-        "source_std": _std(a, m_a),
-        "target_mean": m_b,
-        "target_std": _std(b, m_b),
-        "distance": (x - y).square() @ weight,
-        "residual": (torch.addcmul(shift[:, None], scale[:, None], x) - y).square() @ weight,
+        "source_mean": sides.m_a,
+        "source_std": sides.s_a,
+        "target_mean": sides.m_b,
+        "target_std": sides.s_b,
+        "distance": _remaining(sides, torch.ones_like(scale), torch.zeros_like(scale)),
+        "residual": _remaining(sides, scale, shift),
     }
     found = {key: value.float().reshape(shape) for key, value in values.items()}
-    return UnitMaps(fitted=fitted.reshape(shape), quantiles=_quantiles(a).float().reshape(len(LEVELS), *shape), **found)
+    quantiles = _quantiles(sides.a).float().reshape(len(LEVELS), *shape)
+    return UnitMaps(fitted=fitted.reshape(shape), quantiles=quantiles, **found)
 
 
-def _sorted(samples: Float[Tensor, "n ..."]) -> Samples:
-    """Sorted samples of every unit; NumPy's sort is many times faster than PyTorch's, which sorts indices along."""
-    columns = samples.detach().flatten(1).T.contiguous()
-    if columns.device.type == "cpu":
-        found = torch.from_numpy(np.sort(columns.float().numpy() if columns.dtype.itemsize < 4 else columns.numpy()))
-    else:
-        found = columns.sort(-1).values
-    return found.to(torch.float32 if columns.device.type == "mps" else torch.float64)
+def _remaining(sides: Sides, scale: Float[Tensor, " unit"], shift: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
+    """Σ (ω·a_(i) + β − b_(i))² / n, from the moments."""
+    variance = scale.square() * sides.v_a - 2 * scale * sides.together + sides.v_b
+    return (scale * sides.m_a + shift - sides.m_b).square() + variance.clamp(min=0)
 
 
-def _std(a: Samples, mean: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
-    return ((a - mean[:, None]).square().sum(1) / (a.shape[1] - 1)).sqrt()
-
-
-def require_method(method: str) -> None:
+def require_method(method: Any) -> None:
     """Refuse a method that is none of `ESTIMATORS`."""
-    if method not in ESTIMATORS:
+    if method not in tuple(ESTIMATORS):
         raise ValueError(f"method must be one of {tuple(ESTIMATORS)}, got {method!r}")
 
 
-def coupling(a: Samples, b: Samples) -> tuple[Samples, Samples, Float[Tensor, " m"]]:
-    """The optimal coupling of two sorted sets of samples: pairs (x, y) and the mass of each.
-
-    Equal numbers give a_(i) with b_(i), mass 1/n. Otherwise the quantile functions are cut wherever either jumps,
-    n_a + n_b − gcd(n_a, n_b) pieces in all.
-    """
-    n_a, n_b = a.shape[1], b.shape[1]
-    if n_a == n_b:
-        return a, b, torch.full((n_a,), 1 / n_a, dtype=a.dtype, device=a.device)
-    # In units of 1 / (n_a n_b), so that the cuts are whole numbers.
-    cuts = torch.unique(torch.cat([torch.arange(n_a + 1) * n_b, torch.arange(n_b + 1) * n_a])).to(a.device)
-    starts, mass = cuts[:-1], cuts.diff().to(a.dtype) / (n_a * n_b)
-    return a[:, starts // n_b], b[:, starts // n_a], mass
+def require_options(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have, and values that are no finite numbers."""
+    known = [name for name, p in inspect.signature(ESTIMATORS[method]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name, value in options.items():
+        if name not in known:
+            others = f"it has {', '.join(known)}" if known else "it has none"
+            raise TypeError(f"method {method!r} has no option {name!r}; {others}")
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
-def _linear(a: Samples, b: Samples) -> Coefficients:
-    x, y, weight = coupling(a, b)
-    m_a, m_b = a.mean(1), b.mean(1)
-    from_mean = x - m_a[:, None]
-    variance = from_mean.square() @ weight
-    varies = variance.sqrt() > _ROUNDING * torch.maximum(a[:, 0].abs(), a[:, -1].abs())
-    slope = (from_mean * (y - m_b[:, None])) @ weight / torch.where(varies, variance, 1.0)
+def _linear(sides: Sides) -> Coefficients:
+    a, _, m_a, m_b, v_a, _, together = sides
+    varies = v_a.sqrt() > _ROUNDING * torch.maximum(a[:, 0].abs(), a[:, -1].abs())
     # A unit that does not vary has no slope; shifted by the difference of means it reaches the target's mean all
     # the same, and cannot explode where the support is unbounded.
-    slope = torch.where(varies, slope, 1.0)
+    slope = torch.where(varies, together / torch.where(varies, v_a, 1.0), 1.0)
     return slope, m_b - slope * m_a, varies
 
 
-def _gaussian(a: Samples, b: Samples, *, min_std: float = 1e-4) -> Coefficients:
-    m_a, m_b = a.mean(1), b.mean(1)
-    s_a, s_b = _std(a, m_a), _std(b, m_b)
+def _gaussian(sides: Sides, *, min_std: float = 1e-4) -> Coefficients:
+    s_a, s_b = sides.s_a, sides.s_b
     varies = (s_a > min_std) & (s_b > min_std)
     slope = torch.where(varies, s_b / torch.where(varies, s_a, 1.0), 1.0)
-    return slope, torch.where(varies, m_b - slope * m_a, 0.0), varies
+    return slope, torch.where(varies, sides.m_b - slope * sides.m_a, 0.0), varies
 
 
-def _mean(a: Samples, b: Samples, *, min_std: float = 1e-4) -> Coefficients:
-    m_a, m_b = a.mean(1), b.mean(1)
-    varies = (_std(a, m_a) > min_std) & (_std(b, m_b) > min_std)
-    return torch.ones_like(m_a), torch.where(varies, m_b - m_a, 0.0), varies
+def _mean(sides: Sides, *, min_std: float = 1e-4) -> Coefficients:
+    varies = (sides.s_a > min_std) & (sides.s_b > min_std)
+    return torch.ones_like(sides.m_a), torch.where(varies, sides.m_b - sides.m_a, 0.0), varies
 
 
-def _aura(a: Samples, b: Samples) -> Coefficients:
-    detects = auroc(a, b)
+def _aura(sides: Sides) -> Coefficients:
+    detects = auroc(sides.a, sides.b)
     expert = detects > 0.5
     return torch.where(expert, 2 - 2 * detects, 1.0), torch.zeros_like(detects), expert
 
 
-def _det_zero(a: Samples, b: Samples, *, above: float = 0.5) -> Coefficients:
-    expert = average_precision(a, b) > above
-    return torch.where(expert, 0.0, 1.0).to(a.dtype), torch.where(expert, b.mean(1), 0.0), expert
+def _det_zero(sides: Sides, *, above: float = 0.5) -> Coefficients:
+    expert = average_precision(sides.a, sides.b) > above
+    return torch.where(expert, 0.0, 1.0).to(sides.m_b.dtype), torch.where(expert, sides.m_b, 0.0), expert
 
 
-def _iti_m(a: Samples, b: Samples) -> Coefficients:
-    shift = b.mean(1) - a.mean(1)
+def _iti_m(sides: Sides) -> Coefficients:
+    shift = sides.m_b - sides.m_a
     return torch.ones_like(shift), shift, torch.ones_like(shift, dtype=torch.bool)
 
 
@@ -232,30 +217,13 @@ ESTIMATORS: dict[str, Callable[..., Coefficients]] = {
     "det_zero": _det_zero,
     "iti_m": _iti_m,
 }
-"""Name -> estimator of (ω, β, which units are fitted) from sorted samples in float64."""
-
-
-def auroc(a: Samples, b: Samples) -> Float[Tensor, " unit"]:
-    """P(source > target) + ½·P(equal) for every unit."""
-    below, through = torch.searchsorted(b, a), torch.searchsorted(b, a, right=True)
-    return (below + through).sum(1).to(a.dtype) / (2 * a.shape[1] * b.shape[1])
-
-
-def average_precision(a: Samples, b: Samples) -> Float[Tensor, " unit"]:
-    """Average precision of every unit's value as a detector of the source.
-
-    Σ over thresholds of (recall gained) · precision, equal values sharing a threshold, as in scikit-learn.
-    """
-    # At or above each source sample: other source samples, and target samples.
-    positives = a.shape[1] - torch.searchsorted(a, a)
-    negatives = b.shape[1] - torch.searchsorted(b, a)
-    return (positives / (positives + negatives)).to(a.dtype).mean(1)
+"""Name -> estimator of (ω, β, which units are fitted) from the samples and their moments in float64."""
 
 
 def _quantiles(a: Samples) -> Float[Tensor, "level unit"]:
     """Quantiles of sorted samples at `LEVELS`, linear between them (torch.quantile refuses large inputs)."""
     place = torch.tensor(LEVELS, dtype=torch.float64) / 100 * (a.shape[1] - 1)
     lower = place.floor().long().clamp(max=a.shape[1] - 2)
-    share = (place - lower).to(a.device, a.dtype)
-    lower = lower.to(a.device)
-    return torch.lerp(a[:, lower], a[:, lower + 1], share).T
+    share = (place - lower).to(a.device, wide(a))
+    below, above = (a.index_select(1, end.to(a.device)).to(share.dtype) for end in (lower, lower + 1))
+    return torch.lerp(below, above, share).T
