@@ -2,12 +2,14 @@
 
 Base queries without any constraint in three disjoint splits, instructions in several phrasings (format,
 length, words), and the pairs they give: ``positive = query + " " + instruction text, negative = query``.
+Source and target sentences of concepts and of tones, and of any named subsets: lensteer's own or from files.
 Multiple-choice and open tasks, described as data: lensteer's own small sets, files, or public sets of the hub.
 Importing it opens a few small text files; no model or tokeniser library is loaded.
 
     >>> from lensteer import data
     >>> pairs = data.instruction_pairs(data.FORMATS["bullet_list"], n=48)
     >>> prompts = data.queries("validation", n=8)
+    >>> source, target = data.concept("ocean")
     >>> reviews = data.questions("sentiment", "fit")
 """
 
@@ -35,6 +37,7 @@ from lensteer.data.instructions import (
 from lensteer.data.loaders import data_hash, load_pairs, load_prompts
 from lensteer.data.pairs import instruction_pairs, with_text
 from lensteer.data.queries import SPLITS, LikelyWords, Split, likely_words, queries
+from lensteer.data.subset_files import load_jigsaw, load_onesec, load_real_toxicity_prompts, load_subsets
 from lensteer.data.subsets import Sides, sides
 from lensteer.data.task_table import TASKS, Task, find_task, task_from
 from lensteer.data.tasks import OpenQuestion, contrastive_pairs, open_questions, questions
@@ -59,6 +62,10 @@ __all__ = [
     "data_hash",
     "Sides",
     "sides",
+    "load_subsets",
+    "load_jigsaw",
+    "load_real_toxicity_prompts",
+    "load_onesec",
     "Concept",
     "CONCEPTS",
     "concept",
