@@ -43,8 +43,7 @@ def concept(name: str, n: int | None = None, seed: int = 0) -> Sides:
     Raises:
         ValueError: No such concept, or ``n`` out of range.
 
-    Source: Rodriguez et al., arXiv 2410.23054, section 4.2 (concept induction: sentences of one concept against
-    those of others).
+    Source: Rodriguez et al., arXiv 2410.23054 (concept induction: sentences of one concept against those of others).
     """
     if name not in CONCEPTS:
         raise ValueError(f"unknown concept {name!r}; there are {', '.join(CONCEPTS)}")
