@@ -24,7 +24,7 @@ def fitted(llama: Any) -> ls.transport.Transport:
 def counted_by_hand(
     case: Any, transport: Any, support: tuple[float, float], strength: float, skip: int
 ) -> list[list[int]]:
-    """[values, below, above] of every site, one prompt at a time, edits and counts by plain hooks on the plain model."""
+    """[values, below, above] of every site, one prompt at a time: plain hooks that count and edit by themselves."""
     counts = [[0, 0, 0] for _ in transport.maps]
 
     def hook_of(number: int, maps: Any) -> Any:

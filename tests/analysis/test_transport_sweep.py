@@ -11,8 +11,8 @@ import pytest
 
 import lensteer as ls
 from analysis.transport_choice import TransportBudget, choose_strength, confirm_strength, transport_summary
-from analysis.transport_sweep import strength_sweep, support_sweep
 from analysis.transport_support import untouched
+from analysis.transport_sweep import strength_sweep, support_sweep
 from lensteer import evaluate
 
 SOURCE = ["The sea is calm.", "Ships sail at night on the water.", "A wave!", "Tides rise and fall twice."]
@@ -126,7 +126,7 @@ def test_what_makes_no_sense_is_refused_before_any_batch(
 
 def test_a_text_too_short_to_score_is_named(llama: Any, gpt2: Any) -> None:
     own = ls.transport.fit(gpt2.model, SOURCE, TARGET, "mean", "attention", progress=False)
-    with pytest.raises(ValueError, match="text 1 has no perplexity.*'b'"):
+    with pytest.raises(ValueError, match=r"text 1 has no perplexity.*'b'"):
         strength_sweep(gpt2.model, own, PROMPTS[:1], check, strengths=[1.0], texts=["ab c", "b"], **QUICK)
 
 
