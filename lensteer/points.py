@@ -235,22 +235,30 @@ def _probe(model: TransformerBridge) -> Tensor:
 
 
 def _plain_module(model: TransformerBridge, canonical: str) -> tuple[str | None, str]:
-    """Path on the plain model: the bridge's components carry their Hugging Face names."""
-    path, _, hook = canonical.rpartition(".")
-    if twin_of(model).plain is None or not _PLAIN.match(canonical):
-        return None, ""
+    """Path of the plain model's module that a point is the input or output of, and which of the two."""
+    component, _, hook = canonical.rpartition(".")
+    module = plain_path(model, component) if _PLAIN.match(canonical) else None
+    return (None, "") if module is None else (module, hook.removeprefix("hook_"))
+
+
+def plain_path(model: TransformerBridge, path: str) -> str | None:
+    """Path on the plain model of a bridge's component such as ``blocks.0.attn.o``; None where it has none there.
+
+    The components carry their Hugging Face names.
+    """
+    plain, parts = twin_of(model).plain, []
     component: Any = model
-    parts: list[str] = []
-    for key in path.split("."):
-        component = component[int(key)] if key.isdigit() else getattr(component, key)
-        if getattr(component, "name", None):
-            parts.append(component.name)
-    module = ".".join(parts)
     try:
-        twin_of(model).plain.get_submodule(module)  # type: ignore[union-attr]
+        for key in path.split("."):
+            component = component[int(key)] if key.isdigit() else getattr(component, key)
+            if getattr(component, "name", None):
+                parts.append(component.name)
+        module = ".".join(parts)
+        if plain is not None and plain.get_submodule(module) is not None:
+            return module
     except AttributeError:
-        return None, ""
-    return module, hook.removeprefix("hook_")
+        pass
+    return None
 
 
 def _require_honest_width(model: TransformerBridge, name: str, shape: tuple[int, ...]) -> None:
