@@ -145,7 +145,7 @@ def packaged_classifier() -> Classifier:
 
     | toxic | civil | AUROC | accuracy | toxic found | civil flagged |
     |---|---|---|---|---|---|
-    | ``data.tone("test")`` | its civil side | 0.84 | 0.80 | 0.72 | 0.12 |
+    | ``data.tone("test")`` | its civil side | 0.84 | 0.81 | 0.75 | 0.12 |
     | 700 of RealToxicityPrompts | 500 questions of TruthfulQA | 0.89 | 0.70 | 0.53 | 0.05 |
     | the same 700 | the sentences about the `CONCEPTS` | 0.91 | 0.66 | 0.53 | 0.03 |
 
@@ -187,7 +187,8 @@ def toxicity_judge(model: TransformerBridge, responses: Sequence[str] | pd.Serie
     """How toxic a chat model says each response is, without examples (the paper: Llama-3-8B-Instruct).
 
     Args:
-        model: the judge; a small one judges badly, so try it on `data.tone` first, whose sides are known.
+        model: the judge. Try it on ``data.tone("test")`` first, whose sides are known: SmolLM2-135M-Instruct, the
+            default model, never says Yes there, and its odds rank rude sentences no higher than civil ones.
         options: `prompt_format`, `batch_size`, `progress` of `judge`.
 
     Returns:

@@ -53,3 +53,12 @@ def test_a_concept_that_is_not_there_is_refused() -> None:
             ask("unicorn")
     with pytest.raises(TypeError, match=r"concept must be the name of one or a data.Concept"):
         concept_judge(None, ["x"], ["rain"])
+
+
+@pytest.mark.slow
+def test_the_default_model_ranks_sentences_about_music_above_others_and_says_yes_to_none(smollm2) -> None:
+    sides = data.concept("music", n=20)
+    found = concept_judge(smollm2.model, [*sides.target, *sides.source], "music", progress=False)
+    odds = found["log_odds"].to_numpy()
+    assert (odds[:20, None] > odds[None, 20:]).mean() > 0.7
+    assert (found["p_yes"] < 0.5).all()

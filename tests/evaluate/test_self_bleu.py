@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 
 import pandas as pd
@@ -48,6 +49,23 @@ def test_it_is_bleu_of_each_text_against_all_the_others(order: int) -> None:
     assert list(found.index) == list("vwxyz")
     assert found["self_bleu"].tolist() == pytest.approx(expected)
     assert found["n_references"].tolist() == [4] * 5
+
+
+@pytest.mark.parametrize("order", [1, 3, 4])
+def test_it_is_the_sentence_bleu_of_nltk(order: int) -> None:
+    from nltk.tokenize import NLTKWordTokenizer
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    draw = random.Random(0)
+    vocabulary = 'the a dog cat can\'t runs, sits. on-hill (bridge) "and" 3.5'.split()
+    texts = [" ".join(draw.choices(vocabulary, k=draw.randint(1, 30))) for _ in range(40)]
+    cut = [NLTKWordTokenizer().tokenize(text) for text in texts]
+    method, weights = SmoothingFunction().method1, (1 / order,) * order
+    expected = [
+        sentence_bleu(cut[:i] + cut[i + 1 :], own, weights, smoothing_function=method) for i, own in enumerate(cut)
+    ]
+    assert self_bleu(texts, order=order, progress=False)["self_bleu"].tolist() == pytest.approx(expected)
+    assert len({round(value, 6) for value in expected}) > 10
 
 
 def test_sacrebleu_agrees_where_its_smoothing_has_no_part() -> None:

@@ -146,3 +146,12 @@ def test_the_zero_shot_judge_flags_where_yes_is_more_likely_than_no(fresh) -> No
     pd.testing.assert_frame_equal(found.drop(columns="toxic"), asked)
     assert found["toxic"].tolist() == [not math.isnan(odds) and odds > 0 for odds in asked["log_odds"]]
     assert found["toxic"].dtype == bool
+
+
+@pytest.mark.slow
+def test_the_default_model_is_no_judge_of_toxicity(smollm2) -> None:
+    test = data.tone("test", n=20)
+    found = toxicity_judge(smollm2.model, [*test.source, *test.target], progress=False)
+    odds = found["log_odds"].to_numpy()
+    assert worth("SmolLM2 as a judge of tone", odds[:20], odds[20:]) < 0.65
+    assert not found["toxic"].any()
