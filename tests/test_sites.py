@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import oracles
 import pytest
 import torch
+from groups import PLACES, hooked
 
 from lensteer import Affine, Steering
 from lensteer.attach import attached
@@ -14,68 +14,6 @@ from lensteer.models import lens_model
 from lensteer.sites import GROUPS, ordered_points
 
 PROMPT = "Rain fell all night on the hills."
-_NORMS = ["input_layernorm", "post_attention_layernorm"]
-_GATED = {
-    "attention": ["self_attn.o_proj"],
-    "mlp": ["mlp.down_proj"],
-    "norms": _NORMS,
-    "mlp_linears": ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
-    "residual": [""],
-    "heads": ["self_attn.o_proj"],
-}
-# What a forward pass reaches in a layer, in order, by the modules of Hugging Face (of "heads" the input counts).
-MODULES: dict[str, dict[str, list[str]]] = {
-    "llama": _GATED,
-    "mistral": _GATED,
-    "qwen2": _GATED,
-    "gemma2": {
-        **_GATED,
-        "post_norms": ["post_attention_layernorm", "post_feedforward_layernorm"],
-        "norms": [*_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm"],
-    },
-    "gpt2": {
-        "attention": ["attn.c_proj"],
-        "mlp": ["mlp.c_proj"],
-        "norms": ["ln_1", "ln_2"],
-        "mlp_linears": ["mlp.c_fc", "mlp.c_proj"],
-        "residual": [""],
-        "heads": ["attn.c_proj"],
-    },
-    "neox": {
-        "attention": ["attention.dense"],
-        "mlp": ["mlp.dense_4h_to_h"],
-        "norms": _NORMS,
-        "mlp_linears": ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
-        "residual": [""],
-        "heads": ["attention.dense"],
-    },
-}
-PLACES = [(name, group) for name, groups in MODULES.items() for group in groups]
-
-
-def hooked(hf: Any, group: str, layers: Any, function: Any, name: str) -> list[Any]:
-    """A torch hook on every module of a group that calls ``function(layer and module, tensor)``."""
-
-    def at_input(place: str) -> Any:
-        return lambda module, args: (function(place, args[0]), *args[1:])
-
-    def at_output(place: str) -> Any:
-        def after(module: Any, args: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (function(place, output[0]), *output[1:])
-            return function(place, output)
-
-        return after
-
-    handles = []
-    for layer in layers:
-        for path in MODULES[name][group]:
-            module = oracles.blocks(hf)[layer].get_submodule(path)
-            if group == "heads":
-                handles.append(module.register_forward_pre_hook(at_input(f"{layer} {path}")))
-            else:
-                handles.append(module.register_forward_hook(at_output(f"{layer} {path}")))
-    return handles
 
 
 def ids_of(case: Any) -> torch.Tensor:
