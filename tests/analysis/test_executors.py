@@ -44,6 +44,7 @@ def dask() -> Iterator[Any]:
         yield client
 
 
+@pytest.mark.slow
 def test_dask_gives_the_same_table(
     dask: Any, model: Any, candidates: list[Candidate], alone: pd.DataFrame, tmp_path: Any
 ) -> None:
@@ -52,6 +53,7 @@ def test_dask_gives_the_same_table(
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
 
 
+@pytest.mark.slow
 def test_submitit_gives_the_same_table(
     model: Any, candidates: list[Candidate], alone: pd.DataFrame, tmp_path: Any
 ) -> None:
@@ -63,6 +65,7 @@ def test_submitit_gives_the_same_table(
     assert len(list((tmp_path / "logs").glob("*_result.pkl"))) == 2
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_under_submitit_raises_with_its_trace(
     model: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
