@@ -14,6 +14,12 @@
     patching_comparison     what attribution predicts of an element against what patching it does
     choice_map              accuracy over K (or layer) and strength, centred on no steering
     accuracy_by_pairs       accuracy after fitting on more and more pairs
+    strength_curves         effect and damage of transports over the strength, with bands
+    support_curve           the same over supports, from narrow to everywhere
+    effect_perplexity       effect against what a transport costs on neutral text
+    unit_histograms         source, target and transported samples of single units
+    std_scatter             how wide each unit is on either side
+    transport_cost          how far source and target are apart, by layer and kind of site
 
 Each takes tables or arrays and returns a ``plotly.graph_objects.Figure``; nothing is drawn or written.
 """
@@ -27,6 +33,8 @@ from analysis.figures.heatmaps import cosine_map, layer_strength_map
 from analysis.figures.layers import separation_by_layer
 from analysis.figures.tokens import projection_strip
 from analysis.figures.tradeoff import success_fluency
+from analysis.figures.transport import effect_perplexity, strength_curves, support_curve
+from analysis.figures.transport_units import std_scatter, transport_cost, unit_histograms
 
 __all__ = [
     "accuracy_by_pairs",
@@ -35,6 +43,7 @@ __all__ = [
     "cosine_map",
     "criterion_agreement",
     "criterion_stability",
+    "effect_perplexity",
     "element_map",
     "layer_distribution",
     "layer_strength_map",
@@ -42,5 +51,10 @@ __all__ = [
     "patching_comparison",
     "projection_strip",
     "separation_by_layer",
+    "std_scatter",
+    "strength_curves",
     "success_fluency",
+    "support_curve",
+    "transport_cost",
+    "unit_histograms",
 ]
