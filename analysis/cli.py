@@ -13,15 +13,18 @@ from typing import Annotated, Any
 
 import typer
 
+from analysis.cli_transport import export, transport
+from analysis.terminal import DEFAULT, Device, Model, layers_in
+from analysis.terminal import load as _load
+from analysis.terminal import say as _say
+from analysis.terminal import show as _show
+
 app = typer.Typer(
     help="Steer language models with TransformerLens hook functions.", no_args_is_help=True, rich_markup_mode="markdown"
 )
 
-Model = Annotated[str, typer.Option(help="Embedded default, hub id, local folder or .gguf file.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, auto (spread). Default: the best there is.")]
 Operator = Annotated[str, typer.Option(help="set_projection (formats) or add (length, words).")]
 Unit = Annotated[str, typer.Option(help="For add: absolute, residual or difference.")]
-DEFAULT = "smollm2-135m-instruct"
 
 
 @app.command()
@@ -39,6 +42,7 @@ def demo(
     """Fit, sweep, choose, confirm and report on the embedded model: the whole procedure in one command."""
     from analysis.demo import run_demo
     from analysis.element_study import short_table
+    from analysis.transport_report import short_table as transport_table
 
     started = time.monotonic()
     lens = _load(model, device)
@@ -46,6 +50,8 @@ def demo(
     _show(finished.table, "On test prompts the choice has not seen (95 % intervals)")
     title = f"Key heads for {finished.elements.name}, {finished.elements.by} match on test questions (95 % intervals)"
     _show(short_table(finished.elements), title)
+    title = f"Transport to {finished.transport.name}: test prompts that reach it, and what it costs (95 % intervals)"
+    _show(transport_table(finished.transport), title)
     for path in finished.files:
         _say(f"wrote {path}")
     _say(f"done in {time.monotonic() - started:.0f} s")
@@ -122,7 +128,7 @@ def sweep(
     tried = _numbers(strengths) if strengths else list(task.strengths if task else (0.7, 1.0, 1.5))
     prompt_format = prompt_format or fitted.metadata.get("prompt_format", "auto")
     texts = data.load_prompts(prompts)[:n] if prompts else data.queries("validation", n)
-    chosen = _layers(layers, fitted.n_layers)
+    chosen = layers_in(layers, fitted.n_layers)
     steered = grid(fitted, layers=chosen, strengths=tried, **_how(operator, unit))
     candidates = [baseline(fitted.name), *steered]
     lens = _load(model, device)
@@ -193,6 +199,10 @@ def generate(
         _say(f"wrote {write_table(table, out)}")
 
 
+app.command()(transport)
+app.command()(export)
+
+
 @app.command()
 def report(
     results: Annotated[Path, typer.Argument(help="A results table from `lensteer sweep`.")],
@@ -251,60 +261,11 @@ def main() -> None:
         raise
 
 
-def _load(name: str, device: str | None) -> Any:
-    import logging
-
-    from lensteer.checkpoints import is_ready
-    from lensteer.models import load_model
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    ready = is_ready(name)
-    _say(f"loading {name}" if ready else f"fetching and converting {name}, once; it takes half a minute or so")
-    return load_model(name, device=device)
-
-
-def _say(message: str) -> None:
-    typer.secho(message, dim=True)
-
-
-def _show(table: Any, title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    style = {"box": box.SIMPLE_HEAD, "padding": (0, 2, 0, 0), "pad_edge": False, "title_justify": "left"}
-    # Text, not str: what a model wrote may look like rich's markup, "[/b]" say.
-    grid = Table(title=Text(title) if title else None, header_style="bold", **style)  # type: ignore[arg-type]
-    for column in table.columns:
-        long = table[column].astype(str).str.len().max() > 40
-        grid.add_column(Text(str(column).replace("_", " ")), overflow="fold", no_wrap=not long)
-    if "layer" in table and (table["layer"] == -1).any():
-        table = table.assign(layer=table["layer"].map(lambda layer: "none" if layer == -1 else layer))
-    for row in table.itertuples(index=False):
-        grid.add_row(*(Text(f"{cell:.3g}" if isinstance(cell, float) else str(cell)) for cell in row))
-    # A log file has no width of its own; 80 columns would cut the table.
-    Console(width=None if sys.stdout.isatty() else 120).print(grid)
-
-
 def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"{text!r} is not a list of numbers; write for instance 0.5,1,2") from None
-
-
-def _layers(text: str, n_layers: int) -> list[int]:
-    if not text:
-        return list(range(n_layers // 2, n_layers, 2))
-    try:
-        parts = [int(part) for part in text.split(":" if ":" in text else ",")]
-        layers = list(range(*parts)) if ":" in text else parts
-    except (ValueError, TypeError):
-        layers = []
-    if not layers:
-        raise ValueError(f"layers {text!r} cannot be read, or name none; write 10:30:2 or 8,12,16")
-    return layers
 
 
 def _how(operator: str, unit: str) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.sweep import Candidate, baseline
 from lensteer.methods.transport import Support, Transport
+from lensteer.methods.transport_maps import require_support
 from lensteer.points import layer_of
 
 SUPPORTS: tuple[Support, ...] = ((40, 60), (30, 70), (20, 80), (10, 90), (5, 95), (1, 99), (0, 100), None)
@@ -51,13 +53,8 @@ def transport_settings(
     named = {transports.method: transports} if isinstance(transports, Transport) else dict(transports)
     if not named:
         raise ValueError("no transports were given; fit one, or give names -> transports")
+    require_grid(strengths, supports, controls)
     values = list(dict.fromkeys(float(strength) for strength in strengths if strength != 0))
-    if not values:
-        raise ValueError(f"strengths={tuple(strengths)}: give some besides 0, such as {STRENGTHS}")
-    if isinstance(supports, str) or not len(supports):
-        raise ValueError(f"supports must be a list such as ['default', (0, 100), None], got {supports!r}")
-    if controls < 0:
-        raise ValueError(f"controls={controls}: a number of random controls, 0 or more")
     settings = []
     for name, transport in named.items():
         settings.append(TransportSetting(name, "none", -1, baseline(name)))
@@ -66,6 +63,25 @@ def transport_settings(
         for condition, number, own in runs:
             settings += _grid(name, condition, number, own, values, supports)
     return settings
+
+
+def require_grid(strengths: Sequence[float], supports: Sequence[Support | str], controls: int) -> None:
+    """Refuse strengths, supports and controls that no sweep can be made of, before anything is fitted.
+
+    Raises:
+        ValueError: as `transport_settings`.
+    """
+    if not any(strengths) or not all(map(math.isfinite, strengths)):
+        raise ValueError(f"strengths={tuple(strengths)}: give finite ones, some besides 0, such as {STRENGTHS}")
+    if isinstance(supports, str) or not len(supports):
+        raise ValueError(f"supports must be a list such as ['default', (0, 100), None], got {supports!r}")
+    for support in supports:
+        if isinstance(support, str) and support != "default":
+            raise ValueError(f"support {support!r} is unknown; use 'default', two percentages (0, 100), or None")
+        if support is not None and not isinstance(support, str):
+            require_support(support)
+    if controls < 0:
+        raise ValueError(f"controls={controls}: a number of random controls, 0 or more")
 
 
 def _grid(
@@ -79,10 +95,6 @@ def _grid(
     """One transport at every support and strength; strengths share their tensors, so that batches can."""
     wanted: dict[str, Support] = {}
     for support in supports:
-        if isinstance(support, str) and support != "default":
-            raise ValueError(
-                f"support {support!r} is unknown; use 'default', two percentages such as (0, 100), or None"
-            )
         own = transport.support if isinstance(support, str) else support
         wanted.setdefault(support_label(own), own)
     layer = min((layer for hook in transport.maps if (layer := layer_of(hook)) is not None), default=0)

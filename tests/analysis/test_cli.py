@@ -22,7 +22,7 @@ from analysis.tables import read_table, write_table
 from lensteer.methods.instruction import InstructionVectors
 from lensteer.prompts import Pair
 
-COMMANDS = ("demo", "fit", "sweep", "generate", "report", "models")
+COMMANDS = ("demo", "fit", "transport", "sweep", "generate", "export", "report", "models")
 QUERIES = ["Why is the sky blue?", "Name a river.", "How far is it?"]
 ROOT = Path(__file__).resolve().parents[2]
 

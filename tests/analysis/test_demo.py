@@ -21,6 +21,7 @@ from analysis.study import Size, study
 from analysis.sweep import baseline, grid, sweep
 from analysis.tables import read_table
 from analysis.tasks import Task, named_task
+from analysis.transport_study import TransportSize
 from lensteer import data
 from lensteer.data import Instruction
 from lensteer.methods.instruction import InstructionVectors
@@ -28,6 +29,9 @@ from lensteer.steering import Steering
 
 SMALL = Size(pairs=4, validation=2, test=3, layers=(20, 24), max_new_tokens=4)
 SMALL_ELEMENTS = ElementSize(ks=(1, 2), strengths=(1.0,), layers=(14, 22), patched_heads=3, patched_pairs=2)
+SMALL_TRANSPORT = TransportSize(
+    methods=("mean",), support=None, strengths=(1.0,), validation=2, test=3, texts=2, max_new_tokens=4
+)
 FEW_QUESTIONS = {"fit": 4, "validation": 2, "test": 3}
 
 
@@ -75,6 +79,8 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(analysis.demo, "_QUICK_SIZE", SMALL)
     patch.setattr(analysis.demo, "_QUICK_ELEMENTS", SMALL_ELEMENTS)
     patch.setattr(analysis.demo, "_QUICK_QUESTIONS", FEW_QUESTIONS)
+    patch.setattr(analysis.demo, "_QUICK_TRANSPORT", SMALL_TRANSPORT)
+    patch.setattr(analysis.demo, "_QUICK_SENTENCES", 4)
 
 
 @pytest.fixture
@@ -89,9 +95,10 @@ def finished(model: Any, folder: Path) -> Finished:
         return run_demo(model.model, folder, quick=True, progress=False)
 
 
-def test_the_files_are_a_report_two_tables_and_the_tensors(finished: Finished, folder: Path) -> None:
+def test_the_files_are_a_report_three_tables_and_the_tensors(finished: Finished, folder: Path) -> None:
     names = [path.relative_to(folder).as_posix() for path in finished.files]
-    assert names[:3] == ["report.html", "results.parquet", "elements.parquet"]
+    assert names[:4] == ["report.html", "results.parquet", "elements.parquet", "transport.parquet"]
+    assert "transport/ocean-mean.safetensors" in names
     assert {f"vectors/{name}.safetensors" for name in analysis.demo.QUICK} <= set(names)
     assert all(path.is_file() for path in finished.files)
     for path in finished.files:
@@ -118,6 +125,15 @@ def test_the_elements_file_holds_every_setting_and_question(finished: Finished, 
         assert own.loc[own["method"] == "none", "prompt"].tolist() == asked
 
 
+def test_the_transport_file_holds_every_response(finished: Finished, folder: Path) -> None:
+    table = read_table(folder / "transport.parquet")
+    pd.testing.assert_frame_equal(table, finished.transport.results, check_dtype=False)
+    openings = data.openings(5)
+    for split, asked in (("validation", openings[:2]), ("test", openings[2:])):
+        rows = table[(table["split"] == split) & (table["condition"] == "none")]
+        assert rows["prompt"].tolist() == asked
+
+
 def test_layers_are_at_the_same_depth_in_a_model_of_another_depth(finished: Finished) -> None:
     assert finished.study.size.layers == (2, 3)  # 20 and 24 of 30
     assert set(finished.study.validation["layer"]) == {-1, 2, 3}
@@ -130,7 +146,8 @@ def test_layers_are_at_the_same_depth_in_a_model_of_another_depth(finished: Fini
 def test_the_report_opens_offline_and_has_its_sections(finished: Finished, folder: Path) -> None:
     page = require_opens_offline(folder / "report.html")
     instructions = ["Confirmed on test queries", "How the choice was made", "The directions", "Texts"]
-    assert page.headings == [*instructions, "Key elements: heads for sentiment"]
+    parts = ["Key elements: heads for sentiment", "Activation transport: ocean"]
+    assert page.headings == [*instructions, *parts]
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert text.count("plotly.js v") == 1
     for fact in ("LlamaForCausalLM", *analysis.demo.QUICK, "transformer-lens", "2 / 3"):
@@ -143,10 +160,11 @@ def test_a_second_run_resumes_and_says_the_same(
     said: list[str] = []
     with forwards(model) as calls:
         again = run_demo(model.model, folder, quick=True, progress=False, say=said.append)
-    assert len(said) == 3 + 2
+    assert len(said) == 3 + 2 + 3
     assert len(calls) <= 1  # the token strip of the report
     pd.testing.assert_frame_equal(again.table, finished.table)
     pd.testing.assert_frame_equal(again.elements.confirmed, finished.elements.confirmed)
+    pd.testing.assert_frame_equal(again.transport.confirmed, finished.transport.confirmed)
     assert again.files == finished.files
 
 
@@ -185,7 +203,7 @@ def test_without_pyarrow_the_results_are_a_csv(
     monkeypatch.setattr(analysis.demo, "find_spec", lambda name: None if name == "pyarrow" else find(name))
     monkeypatch.setattr(analysis.demo, "QUICK", ("very_short",))
     done = run_demo(model.model, tmp_path, quick=True, progress=False)
-    assert done.files[1:3] == [tmp_path / "results.csv", tmp_path / "elements.csv"]
+    assert done.files[1:4] == [tmp_path / f"{name}.csv" for name in ("results", "elements", "transport")]
     found = read_table(tmp_path / "results.csv")
     assert found["response"].tolist() == done.study.results["response"].tolist()
     choices = read_table(tmp_path / "elements.csv")
@@ -260,3 +278,4 @@ def test_the_demo_runs_on_the_real_model(smollm2: Any, tmp_path: Path, small: No
     assert done.study.size.layers == (20, 24)
     assert done.study.results["perplexity"].between(1, 1e6).all()
     assert done.elements.results["probability_inside"].between(0, 1).all()
+    assert done.transport.results["text_perplexity"].between(1, 1e6).all()

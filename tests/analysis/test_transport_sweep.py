@@ -105,7 +105,7 @@ def test_a_support_sweep_tells_what_each_support_left_alone(llama: Any, fitted: 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"strengths": [0.0]}, "give some besides 0"),
+        ({"strengths": [0.0]}, "some besides 0"),
         ({"supports": ["narrow"]}, "'narrow' is unknown"),
         ({"supports": []}, "supports must be a list"),
         ({"supports": [(60, 40)]}, r"60.*40"),
