@@ -1,4 +1,4 @@
-"""Benchmarks of lensteer on the embedded model: extraction, steered decoding, sweep, key elements, patching.
+"""Benchmarks of lensteer on the embedded model: extraction, steered decoding, sweep, key elements, patching, transport.
 
     make bench                                       # everything
     make bench ARGS="--quick --only decoding"
@@ -25,7 +25,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if TYPE_CHECKING:
     from measure import Result, Settings
 
-BENCHMARKS = ("extraction", "decoding", "sweep", "elements", "patching")
+BENCHMARKS = ("extraction", "decoding", "sweep", "elements", "patching", "transport")
 PEERS = Path(__file__).resolve().parent.parent / ".venv-peers"
 
 
