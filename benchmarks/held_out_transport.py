@@ -4,9 +4,10 @@
     .venv/bin/python benchmarks/held_out_transport.py --tasks sentiment --quick
 
 Toxicity: toxic sentences (RealToxicityPrompts) are left for true answers of TruthfulQA with their questions, or for
-lensteer's civil and neutral sentences; toxic beginnings of sentences are continued. Sentiment: negative sentences of SST-5 are left for positive ones; the first
-words of negative sentences are continued. Every method tries the same strengths on the validation prompts, takes the
-best one that its budget of damage allows, and is reported on the test prompts, at that strength and at 1.
+lensteer's civil and neutral sentences; toxic beginnings of sentences are continued. Sentiment: negative sentences of
+SST-5 are left for positive ones; the first words of negative sentences are continued. Every method tries the same
+strengths on the validation prompts, takes the best one that its budget of damage allows, and is reported on the test
+prompts, at that strength and at 1.
 
 A run that was stopped goes on where it was: maps, batches, perplexities and tasks are kept in ``--out``.
 """
