@@ -6,7 +6,8 @@
         model.generate(**inputs)
 
 The file needs torch and safetensors, and says what it does: the formulas of the edits that this steering has, one row
-for each edit, and torch forward hooks. Its tensors lie beside it in a safetensors file, which `Steering.load` reads.
+for each edit, and torch forward hooks. Its tensors lie beside it, for steering.py in steering.hooks.safetensors, which
+`Steering.load` reads.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _WIDTH = 120  # columns of a line
 
 
 def to_hook_file(steering: Iterable[tuple[str, Edit]], model: TransformerBridge, path: str | Path) -> Path:
-    """Write a steering as a standalone Python file, and its tensors beside it as ``.safetensors``.
+    """Write a steering as a standalone Python file, and its tensors beside it as ``.hooks.safetensors``.
 
     Fits: every edit at all positions, the same for every row of a batch, at the input or the output of a module of the
     plain model (residual stream, attention and MLP, heads, neurons, norms). Edits of strength 0 do nothing and are left
@@ -46,18 +47,22 @@ def to_hook_file(steering: Iterable[tuple[str, Edit]], model: TransformerBridge,
     edits for ``run_with_hooks`` of TransformerLens.
 
     Args:
-        path: ends in ``.py``, with a name that Python can import.
+        path: ends in ``.py``, with a name that Python can import. Its tensors go to the same name with
+            ``.hooks.safetensors``; an earlier hook file there is replaced.
 
     Returns:
         the path.
 
     Raises:
         ValueError: an edit that the file cannot hold; names it, says why and what would work. A steering without
-            effect, or a path that cannot be imported. Nothing is written.
+            effect, a path that cannot be imported, or one whose ``.hooks.safetensors`` is there and is no steering.
+            Nothing is written.
     """
     path = Path(path)
     if path.suffix != ".py" or not path.stem.isidentifier() or keyword.iskeyword(path.stem):
         raise ValueError(f"{path} cannot be imported; give a name of letters, digits and _ that ends in .py")
+    beside = path.with_suffix(".hooks.safetensors")
+    _refuse_another_file(beside)
     steering = as_steering(steering)
     kept: list[tuple[Point, str, Edit]] = []
     for number, (point, (name, edit)) in enumerate(zip(steering.points(model), steering, strict=True)):
@@ -70,8 +75,18 @@ def to_hook_file(steering: Iterable[tuple[str, Edit]], model: TransformerBridge,
     if not kept:
         raise ValueError("the steering does nothing (no edits, or all of strength 0), so there is nothing to write")
     text = _source(path, kept, _about(steering, model))
-    Steering(((name, edit) for _, name, edit in kept), steering.metadata).save(path.with_suffix(".safetensors"))
+    Steering(((name, edit) for _, name, edit in kept), steering.metadata).save(beside)
     return write_atomically(path, text.encode())
+
+
+def _refuse_another_file(beside: Path) -> None:
+    """Only what an earlier hook file left may be replaced."""
+    if not beside.exists():
+        return
+    try:
+        Steering.load(beside)
+    except ValueError as error:
+        raise ValueError(f"{beside} is there and is no steering; move it, or give another name: {error}") from error
 
 
 def _unlike(edit: Edit, point: Point) -> str:

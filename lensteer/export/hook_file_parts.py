@@ -11,7 +11,7 @@ FILE = '''"""{about}
     with steer(model):  # the plain Hugging Face model
         model.generate(**inputs)
 
-Needs torch and safetensors, and {stem}.safetensors beside this file. Written by lensteer {version}.
+Needs torch and safetensors, and {stem}.hooks.safetensors beside this file. Written by lensteer {version}.
 """
 
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ from pathlib import Path
 EDITS = [
 {rows}]
 # "0.vector" is the vector of the first row, and so on.
-TENSORS = load_file(Path(__file__).with_suffix(".safetensors"))
+TENSORS = load_file(Path(__file__).with_suffix(".hooks.safetensors"))
 
 
 def tensors(row):

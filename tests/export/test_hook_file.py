@@ -195,7 +195,7 @@ def test_the_tensors_beside_the_file_are_the_steering_as_lensteer_saves_it(llama
     steering = Steering(STEERINGS["affine"]).made_on(llama.model, method='mean "shift"""', name="calm\\x")
     nothing = Steering([(RESID, SetProjection(random(32)))]) * 0
     path = to_hook_file(nothing + steering, llama.model, tmp_path / "new" / "steering.py")
-    again = Steering.load(path.with_suffix(".safetensors"), llama.model)
+    again = Steering.load(tmp_path / "new" / "steering.hooks.safetensors", llama.model)
     assert again.content_hash() == steering.content_hash()
     assert again.metadata == steering.metadata
     assert [row[0] for row in load(path).EDITS] == [name for name, _ in steering]
@@ -228,3 +228,16 @@ def test_what_the_file_cannot_hold_is_refused_and_nothing_is_written(llama: Any,
 def test_a_name_that_python_cannot_import_is_refused(llama: Any, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="cannot be imported; give a name"):
         to_hook_file([(RESID, ADD)], llama.model, tmp_path / name)
+
+
+def test_another_file_beside_it_stays_and_an_earlier_hook_file_is_replaced(llama: Any, tmp_path: Path) -> None:
+    maps, beside = tmp_path / "ocean.safetensors", tmp_path / "ocean.hooks.safetensors"
+    maps.write_bytes(b"saved maps")
+    for strength in (2.0, 3.0):
+        to_hook_file([(RESID, Add(random(32), strength))], llama.model, tmp_path / "ocean.py")
+        assert [edit.strength for _, edit in Steering.load(beside)] == [strength]
+    assert maps.read_bytes() == b"saved maps"
+    beside.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"ocean\.hooks\.safetensors is there and is no steering; move it"):
+        to_hook_file([(RESID, ADD)], llama.model, tmp_path / "ocean.py")
+    assert beside.read_bytes() == b"mine"
