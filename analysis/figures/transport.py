@@ -22,16 +22,10 @@ from analysis.figures.template import (
     new_figure,
     titled,
 )
+from analysis.figures.transport_axes import axis, axis_title, free_labels, require_summary
 from analysis.tables import require_columns, require_finite
 
 _SETTING = ["method", "condition", "support", "strength"]
-_LABELS = {
-    "success": "success",
-    "text_perplexity": "perplexity of neutral texts",
-    "perplexity": "perplexity of the responses",
-    "degenerate": "degenerate share",
-    "untouched": "share left alone",
-}
 _REFERENCE = {"dash": "dot", "color": "#4d5566", "width": 1.5}
 
 
@@ -52,8 +46,10 @@ def strength_curves(
         chosen: ring the chosen settings, where the table has such a column.
 
     Raises:
-        ValueError: missing columns, NaN, nothing but no steering, or a band that the table lacks for a measure.
+        ValueError: results of a sweep instead of their summary, missing columns, NaN, nothing but no steering, or a
+            band that the table lacks for a measure.
     """
+    require_summary(summary)
     require_columns(summary, [*_SETTING, *measures], "the summary")
     require_finite(summary, ["strength", *measures], "the summary")
     lines = list(_lines(summary))
@@ -96,7 +92,8 @@ def strength_curves(
                 cliponaxis=False,
                 hoverinfo="skip",
             )
-        figure.update_yaxes(title=_LABELS.get(measure, measure), row=panel, col=1, **_range(summary, centre, low, high))
+        shown = axis(summary, measure, centre, low, high)
+        figure.update_yaxes(title=axis_title(measure, centre), row=panel, col=1, **shown)
     figure.update_xaxes(title="strength λ", row=len(measures), col=1)
     figure.update_layout(template=NAME, height=190 + 240 * len(measures), margin={"t": 130})
     quartiles = [_band_columns(summary, measure, band)[1].endswith("_q25") for measure in measures]
@@ -117,8 +114,10 @@ def support_curve(
     Measures that the table lacks are left out.
 
     Raises:
-        ValueError: missing columns, no measures, NaN in steered rows, or nothing but no steering.
+        ValueError: results of a sweep instead of their summary, missing columns, no measures, NaN in steered rows, or
+            nothing but no steering.
     """
+    require_summary(summary)
     require_columns(summary, [*_SETTING, "success"], "the summary")
     measures = tuple(measure for measure in measures if measure in summary)
     steered = summary[summary["condition"] != "none"]
@@ -153,7 +152,8 @@ def support_curve(
         unsteered = summary.loc[summary["condition"] == "none", measure]
         if measure != "untouched" and len(unsteered):
             figure.add_hline(y=float(unsteered.iloc[0]), line=_REFERENCE, row=panel, col=1)
-        figure.update_yaxes(title=_LABELS.get(measure, measure), row=panel, col=1, **_range(steered, measure))
+        drawn = summary if measure != "untouched" else steered
+        figure.update_yaxes(title=axis_title(measure, measure), row=panel, col=1, **axis(drawn, measure, measure))
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     figure.update_xaxes(title="support, percentages of the source", row=len(measures), col=1)
     figure.update_layout(template=NAME, height=190 + 200 * len(measures), margin={"t": 130})
@@ -169,27 +169,32 @@ def effect_perplexity(
         text_rise: a budget, drawn as a line so far right of no steering.
 
     Raises:
-        ValueError: missing columns, NaN, or nothing but no steering.
+        ValueError: results of a sweep instead of their summary, missing columns, NaN, or nothing but no steering.
     """
+    require_summary(summary)
     require_columns(summary, [*_SETTING, "success", "text_perplexity"], "the summary")
     require_finite(summary, ["strength", "success", "text_perplexity"], "the summary")
     lines = list(_lines(summary))
     if not lines:
         raise ValueError("the summary holds no steered rows to draw")
     figure = new_figure(title, joined(("along a line, strength grows; its values stand beside", _prompts(summary))))
+    across, up = axis(summary, "text_perplexity", "text_perplexity"), axis(summary, "success", "success")
+    labels = _labels(lines, across, up)
     for number, (name, style, rows) in enumerate(lines):
         figure.add_scatter(
             x=rows["text_perplexity"],
             y=rows["success"],
             mode="lines+markers+text",
             name=escaped(name),
-            text=[f"{value:g}" if value else "" for value in rows["strength"]],
+            text=labels[number],
+            customdata=rows["strength"],
             textposition="top center" if number % 2 == 0 else "bottom center",
             textfont={"size": 12, "color": style["color"]},
             line=style,
             marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 9},
             cliponaxis=False,
-            hovertemplate=f"{escaped(name)}<br>λ %{{text}}: success %{{y:.2f}}, perplexity %{{x:.1f}}<extra></extra>",
+            hovertemplate=f"{escaped(name)}<br>λ %{{customdata:g}}: "
+            "success %{y:.2f}, perplexity %{x:.1f}<extra></extra>",
         )
     unsteered = summary[summary["condition"] == "none"].iloc[0]
     figure.add_scatter(
@@ -202,7 +207,9 @@ def effect_perplexity(
     if text_rise is not None:
         figure.add_vline(x=unsteered["text_perplexity"] + text_rise, line={**_REFERENCE, "dash": "dash"})
         figure.add_annotation(
-            x=unsteered["text_perplexity"] + text_rise,
+            x=np.log10(
+                unsteered["text_perplexity"] + text_rise
+            ),  # an annotation is placed by the logarithm, a line not
             y=0,
             yref="paper",
             yanchor="bottom",
@@ -212,9 +219,22 @@ def effect_perplexity(
             bgcolor="rgba(255, 255, 255, 0.8)",
         )
     figure.update_layout(height=520, margin={"t": 130})
-    figure.update_xaxes(title=_LABELS["text_perplexity"])
-    figure.update_yaxes(title="success", **_range(summary, "success"))
+    figure.update_xaxes(title=axis_title("text_perplexity", "text_perplexity"), **across)
+    figure.update_yaxes(title="success", **up)
     return figure
+
+
+def _labels(
+    lines: list[tuple[str, dict[str, Any], pd.DataFrame]], across: dict[str, Any], up: dict[str, Any]
+) -> list[list[str]]:
+    """The strengths to write along every line, of the strongest ones first, as far as they have room."""
+    texts = [[f"{value:g}" if value else "" for value in rows["strength"]] for _, _, rows in lines]
+    places = [(line, i) for line, own in enumerate(texts) for i in reversed(range(len(own))) if own[i]]
+    tables = [rows[["text_perplexity", "success"]].to_numpy(dtype=float) for _, _, rows in lines]
+    points = [(float(tables[line][i][0]), float(tables[line][i][1]), line % 2 == 0) for line, i in places]
+    for (line, i), free in zip(places, free_labels(points, across, up), strict=True):
+        texts[line][i] = texts[line][i] if free else ""
+    return texts
 
 
 def _lines(summary: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
@@ -256,14 +276,6 @@ def _band(rows: pd.DataFrame, low: str, high: str, colour: str) -> dict[str, Any
         "hoverinfo": "skip",
         "showlegend": False,
     }
-
-
-def _range(summary: pd.DataFrame, *columns: str) -> dict[str, Any]:
-    """An axis of 0 to 1 for shares, and one that starts at 0 for what lies near it."""
-    values = np.concatenate([summary[column].to_numpy(dtype=float) for column in columns if column in summary])
-    if values.min() >= 0 and values.max() <= 1:
-        return {"range": [-0.06, 1.06]}
-    return {"rangemode": "tozero"} if values.min() < 0.5 * values.max() else {}
 
 
 def _width_of_support(label: str) -> float:

@@ -26,8 +26,10 @@ def unit_histograms(
             are drawn in the order in which they first occur.
 
     Raises:
+        TypeError: a Transport instead of its table.
         ValueError: missing columns, NaN, no rows, or less than two bins.
     """
+    _require_table(samples, "unit_samples(maps, top_units(maps))")
     require_columns(samples, ["hook", "unit", "side", "value"], "samples")
     require_finite(samples, ["value"], "samples")
     if samples.empty or bins < 2:
@@ -71,7 +73,7 @@ def unit_histograms(
     figure.update_xaxes(title="activation", row=down)
     figure.update_layout(template=NAME, height=150 + 210 * down, margin={"t": 130})
     figure.update_layout(legend={"y": 1 + 0.14 / down})  # above the titles of the panels
-    return titled(figure, title, "one panel per unit, the most costly first; dashed: the source after its map")
+    return titled(figure, title, "one panel per unit; dashed: the source after its map")
 
 
 def std_scatter(
@@ -87,8 +89,10 @@ def std_scatter(
         seed: of the part that is drawn.
 
     Raises:
+        TypeError: a Transport instead of its table.
         ValueError: missing columns, NaN, or no unit that varies on both sides.
     """
+    _require_table(units, "unit_table(maps)")
     require_columns(units, ["source_std", "target_std", by], "units")
     require_finite(units, ["source_std", "target_std"], "units")
     varies = units[(units["source_std"] > 0) & (units["target_std"] > 0)]
@@ -140,8 +144,10 @@ def transport_cost(
         share: of the sum over all layers.
 
     Raises:
+        TypeError: a Transport instead of its table.
         ValueError: missing columns, no rows in layers, NaN, negative values, or a hook that occurs twice.
     """
+    _require_table(table, "maps.table()")
     require_columns(table, ["hook", "layer", value], "the table")
     rows = table[table["layer"].notna() & (table["layer"].astype(float) >= 0)]
     require_finite(rows, ["layer", value], "the table")
@@ -174,6 +180,11 @@ def transport_cost(
     figure.update_xaxes(title="layer", dtick=1 if rows["layer"].nunique() <= 12 else None, showgrid=False)
     figure.update_yaxes(title="share of the " * share + names.get(value, value), rangemode="tozero")
     return figure
+
+
+def _require_table(given: object, table: str) -> None:
+    if hasattr(given, "maps"):
+        raise TypeError(f"a {type(given).__name__} was given, its table is wanted: {table}")
 
 
 def _edges(values: np.ndarray, bins: int) -> np.ndarray:

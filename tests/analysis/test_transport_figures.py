@@ -195,3 +195,47 @@ def test_the_cost_by_layer_is_stacked_by_kind_of_site(fitted: Any) -> None:
         figures.transport_cost(pd.concat([table, table]))
     with pytest.raises(ValueError, match="must not be negative"):
         figures.transport_cost(table.assign(distance=-1.0))
+
+
+def test_a_broken_setting_does_not_flatten_the_others(summary: pd.DataFrame) -> None:
+    columns = [name for name in summary if name.startswith("text_perplexity")]
+    broken = summary.copy()
+    broken.loc[1, columns] = 4e5
+    for figure, kind, place in (
+        (figures.strength_curves(broken), "median", "yaxis2"),
+        (figures.support_curve(broken), "mean", "yaxis2"),
+        (figures.effect_perplexity(broken), "mean", "xaxis"),
+    ):
+        drawn = figure.layout[place]
+        assert drawn.type == "log" and drawn.title.text == f"perplexity of neutral texts, {kind}"
+        low, high = drawn.range
+        assert low < np.log10(18) and high > np.log10(4e5)
+        assert all(low <= np.log10(tick) <= high for tick in drawn.tickvals) and 2 <= len(drawn.tickvals) <= 8
+    close = figures.effect_perplexity(summary).layout.xaxis
+    assert list(close.ticktext) == ["20", "25", "30"]
+
+
+def test_labels_that_would_collide_are_left_out_and_the_strongest_stays(summary: pd.DataFrame) -> None:
+    close = summary.assign(success=0.5, text_perplexity=20 + 0.1 * summary["strength"])
+    close.loc[1, "text_perplexity"] = 60
+    close.loc[5, "text_perplexity"] = close.loc[6, "text_perplexity"]
+    figure = figures.effect_perplexity(close)
+    [linear], [mean] = named(figure, "linear"), named(figure, "mean")
+    assert list(linear.text) == ["", "0.5", "1"] and list(mean.text) == ["", "", ""]
+    assert list(mean.customdata) == [0, 0.5, 1]  # the strength still stands beside the pointer
+
+
+def test_results_of_a_sweep_are_refused_by_the_figures_of_a_summary(summary: pd.DataFrame) -> None:
+    for draw in (figures.strength_curves, figures.support_curve, figures.effect_perplexity):
+        with pytest.raises(ValueError, match=r"transport_summary\(results\)"):
+            draw(summary.assign(prompt_id=0))
+
+
+def test_maps_are_refused_where_their_table_is_wanted(fitted: Any) -> None:
+    for draw, said in (
+        (figures.std_scatter, r"unit_table\(maps\)"),
+        (figures.transport_cost, r"maps\.table\(\)"),
+        (figures.unit_histograms, r"unit_samples\(maps, "),
+    ):
+        with pytest.raises(TypeError, match=said):
+            draw(fitted)
