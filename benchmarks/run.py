@@ -87,7 +87,8 @@ def _print(result: Result) -> None:
     print(f"\n{result.title}")
     width = max(len(name) for name in [*result.times, *(c.what for c in result.comparisons)])
     for name, times in result.times.items():
-        print(f"  {name:{width}}  {spread(times)} s")
+        short = max(times) < 1
+        print(f"  {name:{width}}  {spread([1000 * x for x in times] if short else times)} {'ms' if short else 's'}")
     for c in result.comparisons:
         verdict = "" if c.bar is None else f"   bar {c.bar}: {'met' if c.met else 'MISSED'}"
         print(f"  {c.what:{width}}  {spread(c.values)} x{verdict}")

@@ -72,10 +72,9 @@ def _units(n: int, units: int, settings: Settings) -> Result:
         UNITS: lambda: seconds(lambda: [fit_units(source, target) for _ in range(calls)], settings.clock) / calls,
     }
     times = interleaved(contenders, settings.repeats or 15)
-    milliseconds = {name: [1000 * x for x in own] for name, own in times.items()}
     return Result(
-        f"Maps of one site: {units} units, {n} + {n} samples (milliseconds)",
-        milliseconds,
+        f"Maps of one site: {units} units, {n} + {n} samples",
+        times,
         [compare(times, LOOP, UNITS, ">= 10.0")],
         [f"ω and β are the same, to {worst:.0e}"],
         ["fit_units gives the source's quantiles, both sides' moments and the distances as well"],
