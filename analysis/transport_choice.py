@@ -11,6 +11,7 @@ random controls of one setting are averaged prompt by prompt first, so that the 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,13 +152,21 @@ def choose_strength(validation: pd.DataFrame, *, budget: TransportBudget | None 
 
     Returns:
         The rows of `transport_summary` of the conditions "none" and "steered", with degenerate_rise, within_budget
-        and chosen. No steering is always within the budget. The success of a chosen row is a maximum, and so too high:
+        and chosen. No steering is always within the budget, and is chosen where nothing else is better; a warning
+        then says why (`why_unsteered`). The success of a chosen row is a maximum, and so too high:
         report that of `confirm_strength`.
 
     Raises:
         ValueError: as `transport_summary`; test rows in a ``split`` column; results of a sweep without texts.
     """
     budget = budget or TransportBudget()
+    table = _choose(validation, budget, seed)
+    for reason in why_unsteered(table, budget).values():
+        warnings.warn(reason, stacklevel=2)
+    return table
+
+
+def _choose(validation: pd.DataFrame, budget: TransportBudget, seed: int) -> pd.DataFrame:
     require_split(validation, "validation", "validation")
     if "text_rise" not in validation:
         raise ValueError("validation has no column text_rise to hold against the budget; sweep with texts=[…]")
@@ -168,6 +177,52 @@ def choose_strength(validation: pd.DataFrame, *, budget: TransportBudget | None 
     order = table[["method"]].assign(loss=-table["success"].round(_TIE), size=table["strength"].abs())
     order = order[table["within_budget"]].sort_values(["loss", "size"], kind="stable")
     return table.assign(chosen=table.index.isin(order.drop_duplicates("method").index))
+
+
+def why_unsteered(candidates: pd.DataFrame, budget: TransportBudget) -> dict[str, str]:
+    """Why no steering was chosen, by method: the bounds that every setting breaks, or that none has more success.
+
+    Args:
+        candidates: as `choose_strength` gives them, under the same budget.
+    """
+    chosen = candidates[candidates["chosen"] & (candidates["condition"] == "none")]
+    steered = candidates[candidates["condition"] == "steered"]
+    reasons = {}
+    for none in chosen.itertuples():
+        own = steered[steered["method"] == none.method]
+        within = own[own["within_budget"]]
+        if own.empty:
+            why = "no steered setting was run"
+        elif len(within):
+            why = (
+                f"within the budget the most success is {within['success'].max():.2f}, and {none.success:.2f} without "
+                "steering"
+            )
+        else:
+            broken = _broken_bounds(own, budget, float(none.text_perplexity))
+            why = "; ".join(broken) or f"no setting keeps all bounds at once ({budget})"
+        reasons[str(none.method)] = f"no steering was chosen for {none.method!r}: {why}"
+    return reasons
+
+
+def _broken_bounds(settings: pd.DataFrame, budget: TransportBudget, unsteered: float) -> list[str]:
+    """Each bound that all settings of a method break, against the one that comes nearest to it."""
+    on_text = "the perplexity of neutral texts"
+    rise, ratio = settings["text_rise"].min(), settings["text_perplexity"].min() / unsteered
+    worse = settings["degenerate_rise"].min()
+    broken = []
+    if budget.text_rise is not None and rise >= budget.text_rise:
+        line = f"{on_text} rises by {rise:.3g} or more, text_rise={budget.text_rise:g} is the bound"
+        if budget.text_ratio is None:
+            # The bound of the paper is for a model whose texts have perplexity 14.
+            line += f" (unsteered: {unsteered:.3g}; TransportBudget(text_rise=None, text_ratio=2.0) lets it double)"
+        broken.append(line)
+    if budget.text_ratio is not None and round(ratio, _TIE) > budget.text_ratio:
+        broken.append(f"{on_text} is {ratio:.3g} times as high or more, text_ratio={budget.text_ratio:g} is the bound")
+    if budget.degenerate_rise is not None and round(worse, _TIE) > budget.degenerate_rise:
+        bound = f"degenerate_rise={budget.degenerate_rise:g} is the bound"
+        broken.append(f"the share of degenerate responses rises by {worse:.3g} or more, {bound}")
+    return broken
 
 
 def confirm_strength(
@@ -188,7 +243,7 @@ def confirm_strength(
     """
     require_columns(test, [*SETTING, "layer", "prompt"], "test")
     require_disjoint_prompts(validation, test)
-    chosen = choose_strength(validation, budget=budget, seed=seed)
+    chosen = _choose(validation, budget or TransportBudget(), seed)  # whoever chose has been told why none was
     chosen = chosen[chosen["chosen"]].set_index("method")
     choices = []
     for method, row in chosen.iterrows():

@@ -215,7 +215,8 @@ def test_the_best_effect_within_the_budget_is_chosen_and_ties_go_to_the_weaker()
 
     assert choice() == 0.5  # at 1.0 the rise is not below 1
     assert choice(text_rise=1.01) == 1.0
-    assert choice(text_rise=0.3) == 0.0
+    with pytest.warns(UserWarning, match="no steering was chosen"):
+        assert choice(text_rise=0.3) == 0.0
     assert choice(degenerate_rise=None) == 1.5
     assert choice(text_rise=None, text_ratio=1.05) == 1.0  # 21 is 1.05 × 20
     assert choice(text_rise=None, text_ratio=1.049) == 0.5
@@ -226,11 +227,35 @@ def test_negative_effects_leave_no_steering_chosen_for_that_method_only() -> Non
     validation = table(
         NONE, rows_of([0, 0, 0, 0]), rows_of([0, 0, 0, 1], condition="none", **other), rows_of([1] * 4, **other)
     )
-    found = choose_strength(validation)
+    with pytest.warns(UserWarning, match="no steering was chosen for 'linear': within the budget"):
+        found = choose_strength(validation)
     assert found.loc[found["chosen"], ["method", "condition"]].to_numpy().tolist() == [
         ["linear", "none"],
         ["mean", "steered"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({}, r"rises by 2.5 or more, text_rise=1 is the bound \(unsteered: 20; .*text_rise=None, text_ratio=2.0"),
+        (
+            {"text_rise": None, "text_ratio": 1.1, "degenerate_rise": None},
+            "is 1.12 times as high or more, text_ratio=1.1 is the bound$",
+        ),
+        ({"text_rise": 50}, "degenerate responses rises by 0.25 or more, degenerate_rise=0.1 is the bound$"),
+        ({"text_rise": 3, "degenerate_rise": 0.3}, "keeps all bounds at once"),
+        ({"text_rise": 50, "degenerate_rise": None}, "the most success is 0.25, and 0.25 without"),
+    ],
+)
+def test_where_no_steering_is_chosen_the_bound_that_failed_is_named(budget: dict[str, Any], said: str) -> None:
+    validation = table(
+        NONE,
+        rows_of([0, 0, 0, 1], strength=0.5, rise=2.5, degenerate=0.5),
+        rows_of([0, 0, 0, 1], strength=1.0, rise=9.0, degenerate=0.25),
+    )
+    with pytest.warns(UserWarning, match=f"no steering was chosen for 'linear': .*{said}"):
+        choose_strength(validation, budget=TransportBudget(**budget))
 
 
 def test_a_choice_needs_a_budget_that_can_be_held_against_the_results() -> None:
