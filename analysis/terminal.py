@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,35 @@ def load(name: str, device: str | None) -> Any:
     ready = is_ready(name)
     say(f"loading {name}" if ready else f"fetching and converting {name}, once; it takes half a minute or so")
     return load_model(name, device=device)
+
+
+def steering_in(path: Path, strength: float | None = None, support: Any = "default") -> Any:
+    """A saved steering, or that of saved maps, at this strength (its own where None; 1 for maps).
+
+    Raises:
+        ValueError: not such a file, a strength that is not finite, or a support for what is no maps.
+        FileNotFoundError: no such file.
+    """
+    from lensteer.methods.transport import Transport
+    from lensteer.steering import Steering
+
+    if _format(path).startswith("lensteer.transport."):
+        return Transport.load(path).steering(1.0 if strength is None else strength, support=support)
+    if support != "default":
+        raise ValueError(f"--support is for maps from `lensteer transport --out`; {path} is none")
+    saved = Steering.load(path)
+    return saved if strength is None else saved.at_strength(strength)
+
+
+def _format(path: Path) -> str:
+    """What a file of ours says that it is; empty for any other."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format", ""))
+    except (SafetensorError, OSError):
+        return ""
 
 
 def say(message: str) -> None:

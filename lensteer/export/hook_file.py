@@ -59,10 +59,7 @@ def to_hook_file(steering: Iterable[tuple[str, Edit]], model: TransformerBridge,
             Nothing is written.
     """
     path = Path(path)
-    if path.suffix != ".py" or not path.stem.isidentifier() or keyword.iskeyword(path.stem):
-        raise ValueError(f"{path} cannot be imported; give a name of letters, digits and _ that ends in .py")
-    beside = path.with_suffix(".hooks.safetensors")
-    _refuse_another_file(beside)
+    beside = tensors_beside(path)
     steering = as_steering(steering)
     kept: list[tuple[Point, str, Edit]] = []
     for number, (point, (name, edit)) in enumerate(zip(steering.points(model), steering, strict=True)):
@@ -79,14 +76,21 @@ def to_hook_file(steering: Iterable[tuple[str, Edit]], model: TransformerBridge,
     return write_atomically(path, text.encode())
 
 
-def _refuse_another_file(beside: Path) -> None:
-    """Only what an earlier hook file left may be replaced."""
-    if not beside.exists():
-        return
-    try:
-        Steering.load(beside)
-    except ValueError as error:
-        raise ValueError(f"{beside} is there and is no steering; move it, or give another name: {error}") from error
+def tensors_beside(path: Path) -> Path:
+    """Where the tensors of a hook file go; an earlier hook file's may be replaced, nothing else.
+
+    Raises:
+        ValueError: a path that Python cannot import, or one that has another file there.
+    """
+    if path.suffix != ".py" or not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise ValueError(f"{path} cannot be imported; give a name of letters, digits and _ that ends in .py")
+    beside = path.with_suffix(".hooks.safetensors")
+    if beside.exists():
+        try:
+            Steering.load(beside)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{beside} is there and is no steering; move it, or give another name: {error}") from error
+    return beside
 
 
 def _unlike(edit: Edit, point: Point) -> str:
