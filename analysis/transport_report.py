@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.report import Report
+from analysis.transport_choice import why_unsteered
 from analysis.transport_study import TransportStudy
 from analysis.transport_units import top_units, unit_samples, unit_table
 
@@ -32,6 +33,12 @@ def short_table(study: TransportStudy) -> pd.DataFrame:
     return pd.DataFrame(lines).fillna("")
 
 
+def transport_report(study: TransportStudy) -> Report:
+    """A report of one study of transports and nothing else."""
+    about = next(iter(study.transports.values()))
+    return add_transport_to_report(Report(study.name, {"model": about.metadata.get("model", "")}), study)
+
+
 def add_transport_to_report(report: Report, study: TransportStudy) -> Report:
     """The section of a study of transports."""
     size, sides = study.size, next(iter(study.transports.values())).metadata
@@ -43,14 +50,15 @@ def add_transport_to_report(report: Report, study: TransportStudy) -> Report:
         f"{size.test} test prompts and other neutral texts, beside **random** shifts that move every site's mean as "
         "far."
     )
-    report.table(study.confirmed, caption="On test prompts; intervals are 95 % bootstrap intervals over prompts.")
-    if missing := [method for method in study.transports if method not in study.chosen]:
-        report.text(f"No steering was chosen for {', '.join(missing)}: no setting within the budget was better.")
+    report.table(_confirmed(study.confirmed), caption=f"{size.test} test prompts; 95 % bootstrap intervals over them.")
+    for reason in why_unsteered(study.candidates, study.budget).values():
+        report.text(f"{reason[0].upper()}{reason[1:]}.")
     report.figure(figures.strength_curves(study.candidates), "On validation prompts; a ring marks what was chosen.")
     unsteered = study.candidates.loc[study.candidates["condition"] == "none", "text_perplexity"].iloc[0]
     rise = study.budget.rise_from(float(unsteered))
     report.figure(figures.effect_perplexity(study.candidates, text_rise=rise), "On validation prompts.")
-    if study.candidates["support"].nunique() > 2:
+    steered = study.candidates[study.candidates["condition"] == "steered"]
+    if steered.groupby("method")["support"].nunique().max() > 1:
         report.figure(figures.support_curve(study.candidates))
     if len(study.untouched):
         report.table(
@@ -64,6 +72,15 @@ def add_transport_to_report(report: Report, study: TransportStudy) -> Report:
         rows = study.test[(study.test["method"] == method) & (study.test["seed"] <= study.test["seed"].clip(0).min())]
         report.text(f"**{method}**").texts(rows.drop(columns="method"), limit=3)
     return report
+
+
+def _confirmed(table: pd.DataFrame) -> pd.DataFrame:
+    """What fits beside each other on a page."""
+    at = [f"{row.strength:g}, {row.support}" if row.condition != "none" else "" for row in table.itertuples()]
+    intervals = [f"{name}{end}" for name in ("success", "difference") for end in ("", "_low", "_high")]
+    shown = table[["method", "condition"]].assign(**{"λ, support": at}).join(table[intervals])
+    shown = shown.join(table[["perplexity", "degenerate", "text_perplexity", "text_rise"]])
+    return shown.rename(columns={"text_perplexity": "on neutral text", "text_rise": "rise there"})
 
 
 def _untouched(table: pd.DataFrame) -> pd.DataFrame:

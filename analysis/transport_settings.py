@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.sweep import Candidate, baseline
+import pandas as pd
+
+from analysis.sweep import Candidate, Check, baseline
+from lensteer.messages import short
 from lensteer.methods.transport import Support, Transport
 from lensteer.methods.transport_maps import require_support
 from lensteer.points import layer_of
@@ -82,6 +85,38 @@ def require_grid(strengths: Sequence[float], supports: Sequence[Support | str], 
             require_support(support)
     if controls < 0:
         raise ValueError(f"controls={controls}: a number of random controls, 0 or more")
+
+
+def require_check(check: Check) -> None:
+    """Call a check on two responses, so that what it lacks or returns wrongly is found before anything is fitted.
+
+    Raises:
+        TypeError: not a function, or not one number for each response.
+    """
+    wanted = "check must be a function from a list of responses to a success for each, such as [1.0, 0.0]"
+    if not callable(check):
+        raise TypeError(f"{wanted}; got {short(check)}")
+    verdict = check(["A response.", "Another one, which is longer."])
+    try:
+        column = verdict["success"] if isinstance(verdict, pd.DataFrame) and "success" in verdict else verdict
+        count = len([float(score) for score in column])
+    except (TypeError, ValueError):
+        count = -1
+    if count != 2:
+        raise TypeError(f"{wanted}; for two responses it returned {short(verdict)}")
+
+
+def require_sides(sides: object) -> None:
+    """Refuse what is not a source and a target.
+
+    Raises:
+        TypeError: a name or anything else without sides, or a side that is one text.
+    """
+    if isinstance(sides, str):
+        raise TypeError(f"sides must be lists of texts; data.concept({sides!r}) gives those of a concept of that name")
+    given = [getattr(sides, side, None) for side in ("source", "target")]
+    if any(own is None or isinstance(own, str) for own in given):
+        raise TypeError(f"sides must be data.Sides(source, target), two lists of texts; got {short(sides)}")
 
 
 def _grid(

@@ -20,7 +20,13 @@ import pandas as pd
 from analysis.confirmation import normalised_prompt, require_disjoint_prompts
 from analysis.sweep import Check
 from analysis.transport_choice import TransportBudget, choose_strength, confirm_strength
-from analysis.transport_settings import TransportSetting, require_grid, transport_settings
+from analysis.transport_settings import (
+    TransportSetting,
+    require_check,
+    require_grid,
+    require_sides,
+    transport_settings,
+)
 from analysis.transport_support import untouched
 from analysis.transport_sweep import content_key, kept, sweep_settings
 from lensteer import data
@@ -43,7 +49,7 @@ class TransportSize:
     """How much a study of transports does.
 
     Attributes:
-        methods: of `lensteer.methods.transport.fit`.
+        methods: of `lensteer.methods.transport.fit`; one may be given as a string.
         sites, layers: where maps are fitted.
         support: while the maps are fitted, and where ``supports`` says "default".
         strengths, supports: what is tried on the validation prompts; each on its own strength.
@@ -64,8 +70,12 @@ class TransportSize:
     controls: int = 1
     max_new_tokens: int = 24
 
+    def __post_init__(self) -> None:
+        if isinstance(self.methods, str):
+            object.__setattr__(self, "methods", (self.methods,))
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TransportStudy:
     """What a study of transports found.
 
@@ -95,6 +105,18 @@ class TransportStudy:
         """Every response of both splits in one table."""
         return pd.concat([self.validation, self.test], ignore_index=True)
 
+    def report(self, path: str | Path) -> Path:
+        """Write one HTML file that shows the study; `analysis.report.Report` says what may go wrong."""
+        from analysis.transport_report import transport_report  # which shows studies, and so imports this module
+
+        return transport_report(self).save(path)
+
+    def __repr__(self) -> str:
+        won = self.candidates[self.candidates["chosen"] & (self.candidates["condition"] == "steered")]
+        at = {row.method: f"λ = {row.strength:g}, support {row.support}" for row in won.itertuples()}
+        methods = "; ".join(f"{method}: {at.get(method, 'none chosen')}" for method in self.transports)
+        return f"TransportStudy({self.name!r}, {methods}; {self.size.validation} + {self.size.test} prompts)"
+
 
 def transport_study(
     model: TransformerBridge,
@@ -117,18 +139,21 @@ def transport_study(
         sides: texts that show the behaviour to leave (source) and the one to reach (target).
         folder: maps, steerings and finished batches are kept here.
         name: of what is steered to, for files and tables.
-        check: responses -> success of each.
+        check: responses -> success of each; called once on two made-up responses before any work.
         prompts: beginnings to continue, the first ones for validation, the next for the test. Default: `data.openings`.
         texts: neutral texts, shared out in the same way. Default: `data.neutral_sentences` that are on neither side.
         say: is told what starts, for a terminal.
 
     Raises:
+        TypeError: sides that are no two lists of texts, or a check that gives no success for each response.
         ValueError: too few prompts or texts, texts or prompts in two of fit, validation and test, an unknown method or
-            site, strengths or supports that `strength_sweep` refuses, or a model that is being steered. All of these
-            before any work.
+            site, strengths or supports that `strength_sweep` refuses, or a model that is being steered.
+
+    All of these come before any work. Where no steering is chosen, a warning says which bound was in the way.
     """
     size, budget, folder = size or TransportSize(), budget or TransportBudget(), Path(folder)
     cache, where = folder / "cache", folder / "transport"
+    require_sides(sides)
     _require_possible(model, size, check)
     fitted_on = [*sides.source, *sides.target]
     neutral = [text for text in data.neutral_sentences() if text not in fitted_on] if texts is None else texts
@@ -165,7 +190,7 @@ def _require_possible(model: TransformerBridge, size: TransportSize, check: Chec
         raise ValueError(f"methods must be some of {', '.join(transport.DEFAULTS)}, got {size.methods}")
     require_grid(size.strengths, size.supports, size.controls)
     ordered_points(model, _sites(size), size.layers, edit=True)
-    check(["A response."])  # what the check needs to have installed is found missing now
+    require_check(check)
 
 
 def _splits(

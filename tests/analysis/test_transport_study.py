@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_other_texts_to_fit_on_are_not_taken_from_the_folder(llama: Any, done: T
     np.testing.assert_allclose(shifts[0], -shifts[1], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:no steering was chosen")
 def test_where_nothing_is_within_the_budget_nothing_is_chosen_or_left_behind(llama: Any, tmp_path: Path) -> None:
     lax = run(llama, tmp_path, check=lambda responses: [1.0 - (text == "") for text in responses])
     stale = [tmp_path / "transport" / f"warm-kitchen-{method}-chosen.safetensors" for method in ("linear", "mean")]
@@ -129,7 +131,8 @@ def test_where_nothing_is_within_the_budget_nothing_is_chosen_or_left_behind(lla
     assert set(strict.test["condition"]) == {"none"}
     assert short_table(strict)["at"].tolist() == ["", "none chosen", "none chosen"]
     page = add_transport_to_report(Report("x"), strict).html()
-    assert "No steering was chosen for linear, mean" in page
+    assert all(f"No steering was chosen for '{method}': within the budget" in page for method in ("linear", "mean"))
+    assert repr(strict).count("none chosen") == 2
 
 
 def test_the_report_and_the_short_table_show_the_confirmed_numbers(done: TransportStudy) -> None:
@@ -141,6 +144,39 @@ def test_the_report_and_the_short_table_show_the_confirmed_numbers(done: Transpo
         [line] = table[table["method"] == row.method].to_dict("records")
         assert line["success"].startswith(f"{row.success:.2f} [") and f"λ = {row.strength:g}" in line["at"]
     assert table["method"].tolist().count("none") == 1
+
+
+def test_a_study_is_one_line_and_writes_its_own_report(done: TransportStudy, tmp_path: Path) -> None:
+    assert len(repr(done)) < 200 and "\n" not in repr(done) and "linear: λ = 0.5, support" in repr(done)
+    page = done.report(tmp_path / "study.html").read_text()
+    assert "Activation transport: warm kitchen" in page
+    assert "effect and damage over strength" in page and "over the support" not in page  # one support per method
+    [head] = re.findall("<thead>.*?</thead>", page.split("95 % bootstrap")[1], re.S)[:1]
+    assert head.count("<th") == 1 + 9  # thead itself, and as many columns as a page holds
+
+
+def test_one_method_may_be_a_string() -> None:
+    assert TransportSize(methods="linear").methods == ("linear",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"check": None}, "success for each.*got None"),
+        ({"check": lambda responses: 0.5}, "for two responses it returned 0.5"),
+        ({"check": lambda responses: [1.0]}, r"for two responses it returned \[1.0\]"),
+        ({"check": lambda responses: pd.DataFrame({"other": [1, 0]})}, "for two responses it returned"),
+        ({"sides": "ocean"}, r"data.concept\('ocean'\)"),
+        ({"sides": Sides("one text", ["b"])}, r"data.Sides\(source, target\)"),
+    ],
+)
+def test_sides_and_checks_of_the_wrong_kind_are_refused_before_any_work(
+    llama: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    options = {"check": steered_wins, "prompts": PROMPTS, "texts": TEXTS, "size": SIZE, **changes}
+    with pytest.raises(TypeError, match=said):
+        transport_study(llama.model, options.pop("sides", SIDES), tmp_path, name="x", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
