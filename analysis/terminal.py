@@ -70,13 +70,21 @@ def show(table: Any, title: str) -> None:
     style = {"box": box.SIMPLE_HEAD, "padding": (0, 2, 0, 0), "pad_edge": False, "title_justify": "left"}
     # Text, not str: what a model wrote may look like rich's markup, "[/b]" say.
     grid = Table(title=Text(title) if title else None, header_style="bold", **style)  # type: ignore[arg-type]
-    for column in table.columns:
-        long = table[column].astype(str).str.len().max() > 40
-        grid.add_column(Text(str(column).replace("_", " ")), overflow="fold", no_wrap=not long)
     if "layer" in table and (table["layer"] == -1).any():
         table = table.assign(layer=table["layer"].map(lambda layer: "none" if layer == -1 else layer))
-    for row in table.itertuples(index=False):
-        grid.add_row(*(Text(f"{cell:.3g}" if isinstance(cell, float) else str(cell)) for cell in row))
+    rows = [
+        [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row]
+        for row in table.itertuples(index=False)
+    ]
+    for place, column in enumerate(table.columns):
+        header, widest = str(column).replace("_", " "), max((len(row[place]) for row in rows), default=0)
+        # A header may break between words, so that no number or hook name is cut.
+        needed = max(widest, *map(len, header.split(" ")))
+        least = needed if widest <= 40 else None
+        wraps = widest > 40 or needed < len(header)
+        grid.add_column(Text(header), overflow="fold", no_wrap=not wraps, min_width=least)
+    for row in rows:
+        grid.add_row(*map(Text, row))
     # A log file has no width of its own; 80 columns would cut the table.
     Console(width=None if sys.stdout.isatty() else 120).print(grid)
 

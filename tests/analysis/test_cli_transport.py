@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import lensteer as ls
 from analysis import cli
-from analysis.terminal import steering_in
+from analysis.terminal import show, steering_in
 from lensteer.methods.transport import Transport
 from lensteer.steering import Steering
 
@@ -112,3 +113,10 @@ def test_sites_are_split_on_commas(model_folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, [*map(str, arguments), "--model", str(model_folder)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert list(Transport.load(out).maps) == ["blocks.1.attn.hook_out", "blocks.1.mlp.hook_out"]
+
+
+def test_a_wide_table_breaks_its_headers_and_cuts_no_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    show(pd.DataFrame({"hook": ["blocks.11.mlp.hook_out"], **{f"a long header {i}": [0.125] for i in range(9)}}), "")
+    output = capsys.readouterr().out
+    assert "blocks.11.mlp.hook_out" in output and output.count("0.125") == 9 and output.count("header") == 9
+    assert max(map(len, output.splitlines())) <= 120
