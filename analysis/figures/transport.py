@@ -179,6 +179,7 @@ def effect_perplexity(
         raise ValueError("the summary holds no steered rows to draw")
     figure = new_figure(title, joined(("along a line, strength grows; its values stand beside", _prompts(summary))))
     across, up = axis(summary, "text_perplexity", "text_perplexity"), axis(summary, "success", "success")
+    up |= {"range": [-0.1, 1.12]} if "range" in up else {}  # room for labels above 1 and below 0
     labels = _labels(lines, across, up)
     for number, (name, style, rows) in enumerate(lines):
         figure.add_scatter(

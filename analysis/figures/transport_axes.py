@@ -18,6 +18,7 @@ _NAMES = {
 }
 _MEANS = {"text_perplexity": "mean", "perplexity": "geometric mean"}
 _LABEL = (0.045, 0.06)  # width and height of a strength's label, as shares of the panel
+_MARKER = (0.02, 0.03)  # how near a label may come to a point
 
 
 def require_summary(table: pd.DataFrame) -> None:
@@ -75,21 +76,26 @@ def _short(value: float) -> str:
 
 
 def free_labels(points: Sequence[tuple[float, float, bool]], across: dict[str, Any], up: dict[str, Any]) -> list[bool]:
-    """Which labels can be shown: a label that would lie on an earlier one is left out.
+    """Which labels can be shown: one that would lie on an earlier label or on a point is left out.
 
     Args:
         points: x, y, and whether the label stands above its point rather than below, the most important ones first.
         across, up: the axes, as `axis` gives them.
     """
     ways = [_share(axis, [point[i] for point in points]) for i, axis in enumerate((across, up))]
+    markers = list(zip(*ways, strict=True))
     placed: list[tuple[float, float]] = []
     shown = []
     for x, y, (_, _, above) in zip(*ways, points, strict=True):
         y += _LABEL[1] * (0.6 if above else -0.6)
-        free = not any(abs(x - a) < _LABEL[0] and abs(y - b) < _LABEL[1] for a, b in placed)
+        free = not _near(x, y, placed, _LABEL) and not _near(x, y, markers, _MARKER)
         placed += [(x, y)] if free else []
         shown.append(free)
     return shown
+
+
+def _near(x: float, y: float, others: Sequence[tuple[float, float]], reach: tuple[float, float]) -> bool:
+    return any(abs(x - a) < reach[0] and abs(y - b) < reach[1] for a, b in others)
 
 
 def _share(axis: dict[str, Any], values: list[float]) -> list[float]:

@@ -222,6 +222,9 @@ def test_labels_that_would_collide_are_left_out_and_the_strongest_stays(summary:
     figure = figures.effect_perplexity(close)
     [linear], [mean] = named(figure, "linear"), named(figure, "mean")
     assert list(linear.text) == ["", "0.5", "1"] and list(mean.text) == ["", "", ""]
+    close.loc[6, ["text_perplexity", "success"]] = 60, 0.54  # just where the label of the other line stands
+    [linear] = named(figures.effect_perplexity(close), "linear")
+    assert list(linear.text) == ["", "0.5", ""]
     assert list(mean.customdata) == [0, 0.5, 1]  # the strength still stands beside the pointer
 
 
