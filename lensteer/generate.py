@@ -52,6 +52,7 @@ class Decoding:
     seed: int = 0
     stop: tuple[str, ...] = ()
     use_cache: bool = True
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -62,6 +63,8 @@ class Decoding:
             raise ValueError(f"top_k must be a positive integer, or None for every token, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], or be None for every token, got {self.top_p}")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty must be positive, 1 for none, got {self.repetition_penalty}")
         if not all(self.stop):
             raise ValueError(f"stop={self.stop!r} holds an empty string, which would end every response at once")
 
@@ -75,6 +78,7 @@ def generate(
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
     batch_size: int | Literal["auto"] = "auto",
@@ -89,6 +93,8 @@ def generate(
         steering: any sequence of (hook name, edit); strengths may hold one value per prompt.
         max_new_tokens: token budget of each response.
         temperature: 0 is greedy; above, sampled (``top_k``, ``top_p``, ``seed``).
+        repetition_penalty: divides the logits of tokens of prompt and response that are positive, and multiplies the
+            others; 1 is none. The transport paper samples at temperature 1, top_p 0.3 and penalty 1.2.
         stop: strings that end a response, besides the model's own end-of-turn tokens; they are cut off the text (not
             off the token ids, where a string need not begin at a token).
         use_cache: False recomputes the whole sequence for every token (the same tokens, slower).
@@ -111,6 +117,7 @@ def generate(
         seed,
         tuple([stop] if isinstance(stop, str) else stop),
         use_cache,
+        repetition_penalty,
     )
     rows = tokenize(model, prompts, prompt_format=prompt_format, truncate=truncate, room=max_new_tokens)
     steering.points(model)
@@ -239,7 +246,7 @@ def _generate_batch(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=config,
-            logits_processor=sampler(decoding, batch.rows),
+            logits_processor=sampler(decoding, batch.rows, batch.attention_mask),
             tokenizer=tokenizer_of(model) if decoding.stop else None,
             **options,
         )

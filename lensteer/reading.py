@@ -71,11 +71,11 @@ class Reading:
             x = x[torch.arange(len(x), device=x.device), self.column.to(x.device)]
             return (x if through is None else through(x)).float()  # of one token each, not of all
         x = x if through is None else through(x)
-        if self.weight is not None:
-            return torch.einsum("bp,bp...->b...", self.weight.to(x.device), x.float())
         mask = self.mask.to(x.device).view(*self.mask.shape, *[1] * (x.ndim - 2)).bool()
         if self.extreme is None:
-            return torch.where(mask, x, torch.zeros_like(x)).float()
+            # Some models put NaN at padding, which a weight of zero would not remove.
+            x = x.float().masked_fill(~mask, 0.0)
+            return x if self.weight is None else torch.einsum("bp,bp...->b...", self.weight.to(x.device), x)
         if self.extreme == "max":
             return x.masked_fill(~mask, -torch.inf).amax(1).float()
         return x.masked_fill(~mask, torch.inf).amin(1).float()

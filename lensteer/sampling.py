@@ -31,13 +31,34 @@ class GumbelNoise:
         return scores.float() - noise.log().to(scores.device)
 
 
-def sampler(decoding: Decoding, rows: Sequence[int]) -> list[Any]:
-    """The logits processors for a batch whose rows are these prompts; none for greedy decoding."""
+class RepetitionPenalty:
+    """transformers' repetition penalty (CTRL, Keskar et al. 2019), to which padding is no token that was seen."""
+
+    def __init__(self, penalty: float, mask: Int[Tensor, "batch pos"]) -> None:
+        from transformers import RepetitionPenaltyLogitsProcessor
+
+        self._penalise, self._padding = RepetitionPenaltyLogitsProcessor(penalty), mask == 0
+
+    def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch vocab"]) -> Tensor:
+        ids = input_ids.clone()
+        width = self._padding.shape[1]
+        ids[:, :width] = torch.where(self._padding.to(ids.device), ids[:, -1:], ids[:, :width])
+        return self._penalise(ids, scores)
+
+
+def sampler(decoding: Decoding, rows: Sequence[int], mask: Int[Tensor, "batch pos"]) -> list[Any]:
+    """The logits processors for a batch whose rows are these prompts; none for plain greedy decoding.
+
+    Args:
+        mask: 0 where the prompts are padded.
+    """
+    penalty = decoding.repetition_penalty
+    chain: list[Any] = [] if penalty == 1 else [RepetitionPenalty(penalty, mask)]
     if decoding.temperature == 0:
-        return []
+        return chain
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    chain: list[Any] = [TemperatureLogitsWarper(float(decoding.temperature))]
+    chain.append(TemperatureLogitsWarper(float(decoding.temperature)))
     if decoding.top_k is not None:
         chain.append(TopKLogitsWarper(decoding.top_k))
     if decoding.top_p is not None:

@@ -16,6 +16,7 @@ which has no post-norms. Source: Rodriguez et al., ICLR 2025, Section 4 and Appe
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -77,7 +78,12 @@ def _place(point: Point) -> str:
 
 def _expand(model: TransformerBridge, site: str, layers: int | Sequence[int] | None) -> list[str]:
     """Hook names of a group or a site."""
+    from transformer_lens.utilities import get_act_name
+
     if site not in GROUPS:
+        close = difflib.get_close_matches(site.lower(), GROUPS, n=1, cutoff=0.7)
+        if close and get_act_name(site, 0) not in model.hook_dict:
+            raise ValueError(f"{site!r} is no group of sites; did you mean {close[0]!r}? Groups: {', '.join(GROUPS)}")
         return hook_names(model, site, layers)
     blocks = [name.rsplit(".", 1)[0] for name in hook_names(model, "resid_post", layers)]
     names = [f"{block}.{part}" for block in blocks for part in GROUPS[site] if _has(model, f"{block}.{part}")]

@@ -11,9 +11,9 @@ stream and the module's output, and inside a module that module's own inner acti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,7 @@ from lensteer.hooks import Edit
 from lensteer.models import plain_model, twin_of
 from lensteer.points import Point, firing_order
 from lensteer.progress import progress_bar
-from lensteer.prompts import Batch, Row, batches, input_device
+from lensteer.prompts import Batch, Row, batches
 from lensteer.reading import Which, reading_of
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def _require_memory(
             f"memory_gb must be a positive number of GiB, or None for half of what is free, got {memory_gb}"
         )
     needed = waiting_bytes(model, points, jobs)
-    allowed = _free_bytes(input_device(model)) / 2 if memory_gb is None else memory_gb * 2**30
+    devices = {parameter.device for parameter in plain_model(model).parameters()}
+    allowed = min(map(_free_bytes, devices)) / 2 if memory_gb is None else memory_gb * 2**30
     if needed > allowed:
         raise ValueError(
             f"the hidden states of {sum(batch.input_ids.numel() for batch in jobs)} tokens that wait at each site take "
@@ -193,9 +194,14 @@ def waiting_bytes(model: TransformerBridge, points: Sequence[Point], jobs: Seque
 
 
 def _free_bytes(device: torch.device) -> float:
+    """What a device can still give; without end where nobody says."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # PyTorch's own, to be used again
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # not on every system
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not on every system
         return float("inf")

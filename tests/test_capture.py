@@ -15,6 +15,8 @@ from lensteer.hooks import Add
 from lensteer.moments import Moments
 from lensteer.points import resolve
 from lensteer.positions import at
+from lensteer.prompts import Batch
+from lensteer.reading import reading_of
 from lensteer.steering import Steering
 
 # In token counts from 1 to more than the tiny Gemma-2's sliding window of 8.
@@ -335,3 +337,14 @@ def test_a_single_string_is_not_taken_for_a_list_of_prompts(llama) -> None:
 def test_something_that_is_not_a_bridge_is_refused_with_what_to_do(llama) -> None:
     with pytest.raises(TypeError, match=r"TransformerBridge, got LlamaForCausalLM.*load_model"):
         capture(llama.hf, PROMPTS, "resid_post")
+
+
+@pytest.mark.parametrize("tokens", ["mean", "max", "min", "all"])
+def test_what_stands_at_padding_is_never_read(tokens: Any) -> None:
+    x = torch.arange(12.0).view(2, 3, 2)
+    batch = Batch(torch.ones(2, 3), torch.tensor([[0, 1, 1], [1, 1, 1]]), torch.zeros(2, 3), [0, 1])
+    clean = reading_of(batch, [[0, 1], [0, 1, 2]], tokens).of(x)
+    spoiled = x.clone()
+    spoiled[0, 0] = float("nan")
+    assert torch.equal(reading_of(batch, [[0, 1], [0, 1, 2]], tokens).of(spoiled), clean)
+    assert torch.isfinite(clean).all()

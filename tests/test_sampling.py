@@ -85,9 +85,10 @@ def test_a_very_low_temperature_is_greedy(llama) -> None:
 
 
 def test_greedy_decoding_needs_no_noise() -> None:
-    options = {"top_k": None, "top_p": None, "seed": 0}
-    assert sampler(SimpleNamespace(temperature=0.0, **options), [0]) == []  # type: ignore[arg-type]
-    (_, noise) = sampler(SimpleNamespace(temperature=1.0, **options), [0])  # type: ignore[arg-type]
+    options = {"top_k": None, "top_p": None, "seed": 0, "repetition_penalty": 1.0}
+    mask = torch.ones(1, 3, dtype=torch.long)
+    assert sampler(SimpleNamespace(temperature=0.0, **options), [0], mask) == []  # type: ignore[arg-type]
+    (_, noise) = sampler(SimpleNamespace(temperature=1.0, **options), [0], mask)  # type: ignore[arg-type]
     assert isinstance(noise, GumbelNoise)
 
 
@@ -98,3 +99,24 @@ def test_the_noise_is_gumbel_and_keeps_forbidden_tokens_forbidden() -> None:
     scores = torch.full((1, 5), float("-inf"))
     scores[0, 3] = 0.0
     assert int(GumbelNoise(1, [0])(torch.zeros(1, 1), scores).argmax()) == 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_repetition_penalty_is_transformers_own_without_the_padding(gpt2: Any, temperature: float) -> None:
+    prompts = ["One, one, one, one,", "The end of the end of the"]
+    options: dict[str, Any] = {"temperature": temperature, "seed": 3, "max_new_tokens": 12, "progress": False}
+    found = generate(gpt2.model, prompts, repetition_penalty=3.0, **options).token_ids.tolist()
+    alone = [generate(gpt2.model, [p], repetition_penalty=3.0, **options).token_ids[0] for p in prompts[:1]]
+    assert found[:1] == alone  # its own stream of numbers and no padding, whatever is beside it
+    if temperature == 0:
+        assert found != generate(gpt2.model, prompts, **options).token_ids.tolist()
+        for prompt, own in zip(prompts, found, strict=True):
+            ids = torch.tensor([gpt2.tokenizer(prompt)["input_ids"]])
+            more = {"do_sample": False, "max_new_tokens": len(own), "repetition_penalty": 3.0, "eos_token_id": None}
+            plain = gpt2.hf.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **more)
+            assert own == plain[0, ids.shape[1] :].tolist()
+
+
+def test_a_repetition_penalty_that_is_not_positive_is_refused(gpt2: Any) -> None:
+    with pytest.raises(ValueError, match="repetition_penalty must be positive"):
+        generate(gpt2.model, ["A"], repetition_penalty=0.0)

@@ -94,12 +94,23 @@ def from_gguf(path: str | Path, model: TransformerBridge | None = None) -> Steer
     directions = _directions(path, tensors)
     if model is not None:
         _require_same_model(path, fields.get(_HINT), directions, model)
-    metadata = json.loads(fields.get(_ABOUT) or "{}") or {"method": "control vector", "name": path.stem}
+    metadata = _about(path, fields.get(_ABOUT)) or {"method": "control vector", "name": path.stem}
     pairs = ((f"blocks.{n}.hook_resid_post", Add(v)) for n, v in sorted(directions.items()) if v.any())
     steering = Steering(pairs, metadata)
     if model is not None:
         steering.points(model)
     return steering
+
+
+def _about(path: Path, text: str | None) -> dict[str, str]:
+    """The steering's metadata, where lensteer wrote the file."""
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: the field {_ABOUT!r} is not JSON ({error.msg}); the file is damaged") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: the field {_ABOUT!r} holds a {type(found).__name__}, expected an object")
+    return found
 
 
 def _unlike(edit: Edit) -> str:

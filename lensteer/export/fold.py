@@ -63,11 +63,12 @@ def fold(steering: Iterable[tuple[str, Edit]], model: TransformerBridge) -> PreT
     plain = twin_of(model).plain
     if plain is None:
         raise ValueError(f"{twin_of(model).name} has no plain face to fold into; bring it by lensteer.load_model")
-    _require_whole(plain, bool(twin_of(model).active))
-    points = steering.points(model)
-    maps, places = _gathered(steering, points, model)
-    folded = rebuilt(plain, _fold_all(Weights(plain), maps, places, firing_order(model)))
-    _require_same_logits(folded, steering, points, model)
+    with twin_of(model).lock:  # another thread's steering ends first
+        _require_whole(plain, bool(twin_of(model).active))
+        points = steering.points(model)
+        maps, places = _gathered(steering, points, model)
+        folded = rebuilt(plain, _fold_all(Weights(plain), maps, places, firing_order(model)))
+        _require_same_logits(folded, steering, points, model)
     return folded
 
 

@@ -5,16 +5,16 @@
 
 The source shows the behaviour to leave, the target the one to reach. In **causal** order every map is fitted on
 activations, source and target, that already passed the maps before it; one forward pass over the data serves all sites
-(`lensteer.stagewise`). In **simultaneous** order all maps are fitted on the unsteered model.
+(`lensteer.stagewise`). In **simultaneous** order all maps are fitted on the model as it is.
 
-| method | tokens are pooled by | order | support | from |
-|---|---|---|---|---|
-| ``"linear"`` (Linear-AcT) | mean | causal | (0, 100) | Eq. 4 |
-| ``"mean"`` (Mean-AcT) | mean | causal | everywhere | Eq. 5 with ω = 1 |
-| ``"gaussian"`` | mean | causal | everywhere | optimal between Gaussians |
-| ``"aura"`` (AURA) | max | simultaneous | everywhere | Suau et al. 2024 |
-| ``"det_zero"`` (Det-zero) | max | simultaneous | everywhere | Suau et al. 2022 |
-| ``"iti_m"`` (ITI-m) | last | simultaneous | everywhere | Li et al. 2023, Table 1 |
+| method | sites | tokens are pooled by | order | support | from |
+|---|---|---|---|---|---|
+| ``"linear"`` (Linear-AcT) | norms | mean | causal | (0, 100) | Eq. 4 |
+| ``"mean"`` (Mean-AcT) | norms | mean | causal | everywhere | Eq. 5 with ω = 1 |
+| ``"gaussian"`` | norms | mean | causal | everywhere | optimal between Gaussians |
+| ``"aura"`` (AURA) | mlp_linears | max | simultaneous | everywhere | Suau et al. 2024 |
+| ``"det_zero"`` (Det-zero) | mlp_linears | max | simultaneous | everywhere | Suau et al. 2022 |
+| ``"iti_m"`` (ITI-m) | heads | last | simultaneous | everywhere | Li et al. 2023, Table 1 |
 
 These are the defaults of the released code. The paper bounds the support, (0, 100), for both AcT methods where a
 behaviour is to be left (toxicity), and not where one is to be induced (concepts, styles): ``support=None``.
@@ -25,6 +25,7 @@ Transporting Activations", ICLR 2025 (arXiv 2410.23054).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -58,18 +59,19 @@ Order = Literal["causal", "simultaneous"]
 class Defaults(NamedTuple):
     """How a method is fitted and applied where nobody says otherwise."""
 
+    sites: str
     tokens: Which
     order: Order
     support: Support
 
 
 DEFAULTS: dict[str, Defaults] = {
-    "linear": Defaults("mean", "causal", (0.0, 100.0)),
-    "mean": Defaults("mean", "causal", None),
-    "gaussian": Defaults("mean", "causal", None),
-    "aura": Defaults("max", "simultaneous", None),
-    "det_zero": Defaults("max", "simultaneous", None),
-    "iti_m": Defaults("last", "simultaneous", None),
+    "linear": Defaults("norms", "mean", "causal", (0.0, 100.0)),
+    "mean": Defaults("norms", "mean", "causal", None),
+    "gaussian": Defaults("norms", "mean", "causal", None),
+    "aura": Defaults("mlp_linears", "max", "simultaneous", None),
+    "det_zero": Defaults("mlp_linears", "max", "simultaneous", None),
+    "iti_m": Defaults("heads", "last", "simultaneous", None),
 }
 
 
@@ -78,7 +80,7 @@ def fit(
     source: Sequence[Prompt],
     target: Sequence[Prompt],
     method: str = "linear",
-    sites: str | Sequence[str] = "norms",
+    sites: str | Sequence[str] | None = None,
     *,
     layers: int | Iterable[int] | None = None,
     order: Order | None = None,
@@ -90,6 +92,7 @@ def fit(
     name: str = "transport",
     prompt_format: str = "plain",
     truncate: bool = False,
+    max_tokens: int | None = None,
     batch_size: int | Literal["auto"] = "auto",
     memory_gb: float | None = None,
     keep_samples: bool = True,
@@ -101,7 +104,7 @@ def fit(
 
     Args:
         sites: a group ("norms", "post_norms", "attention", "mlp", "mlp_linears", "residual", "heads", see
-            `lensteer.sites`), TransformerLens shorthand, hook names, or a list of them.
+            `lensteer.sites`), TransformerLens shorthand, hook names, or a list of them. None is the method's own.
         order: "causal" or "simultaneous"; None is the method's own.
         tokens: how the tokens of a text become one sample: "mean", "max", "min", "last", an index, a function of the
             `Row`; "all" takes every token as a sample. None is the method's own.
@@ -111,6 +114,7 @@ def fit(
         strength: λ of these maps, in causal order; the maps serve any strength afterwards.
         prompt_format: as in `capture`; "plain" by default, as the texts are sentences and not requests.
         truncate: keep the end of a text that is longer than the model's context, instead of refusing it.
+        max_tokens: keep the beginning of longer texts, this many tokens (128 as released); None is all of them.
         memory_gb: what the batches that wait in causal order may take, see `stagewise`.
         keep_samples: keep what was read, one number per unit and sample, for figures (`Transport.samples`).
         resume: a folder that keeps finished batches of a simultaneous fit; a causal one is a single pass.
@@ -124,25 +128,33 @@ def fit(
     require_method(method)
     usual = DEFAULTS[method]
     order, tokens = order or usual.order, usual.tokens if tokens is None else tokens
+    sites = usual.sites if sites is None else sites
     support = usual.support if support == "default" else support
     _check(order, support, strength, resume, source, target)
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, or None for whole texts, got {max_tokens}")
     require_options(method, options)
     points = ordered_points(model, sites, layers, edit=True)
-    rows = tokenize(model, [*source, *target], prompt_format=prompt_format, truncate=truncate)
+    how_read: dict[str, Any] = {"prompt_format": prompt_format, "truncate": truncate}
+    rows = [
+        *_tokenized(model, "source", source, max_tokens, **how_read),
+        *_tokenized(model, "target", target, max_tokens, **how_read),
+    ]
     about = {
         **fingerprint(model),
         **{"method": method, "name": name, "order": order, "tokens": _shown(tokens), "prompt_format": prompt_format},
         **{"template": str(template), "bos": str(bos), "n_source": str(len(source)), "n_target": str(len(target))},
-        **{"data_hash": data_hash([list(source), list(target)]), "fit_strength": f"{strength:g}"},
-        **{"fit_support": "everywhere" if support is None else f"{support[0]:g} to {support[1]:g} %"},
+        **{"data_hash": data_hash([list(source), list(target)]), "max_tokens": str(max_tokens or "")},
         **{key: str(value) for key, value in options.items()},
     }
-    if len(source) != len(target):
-        about["coupling"] = "unequal numbers of samples: quantiles matched by the exact coupling"
+    if order == "causal":
+        about["fit_strength"] = f"{strength:g}"
+        about["fit_support"] = "everywhere" if support is None else f"{support[0]:g} to {support[1]:g} %"
     reading: dict[str, Any] = {"tokens": tokens, "template": template, "bos": bos}
 
     def units(point: Point, values: Tensor, owners: Tensor) -> UnitMaps:
         pair = _sides(point, values, owners, len(source))
+        about.update(_coupled(*pair))
         if keep_samples:
             samples[point.name] = pair
         return fit_units(*pair, method, **options)
@@ -153,6 +165,8 @@ def fit(
         maps = _simultaneous(model, points, rows, units, reading, resume=resume, **how)
     else:
         maps = _causal(model, points, rows, units, reading, strength, support, memory_gb=memory_gb, **how)
+    if not any(own.fitted.any() for own in maps.values()):
+        warnings.warn("no unit differs enough for a map of its own; do source and target differ?", stacklevel=2)
     return Transport(name, method, maps, support, samples, about)
 
 
@@ -164,7 +178,7 @@ def _simultaneous(
     reading: Mapping[str, Any],
     **how: Any,
 ) -> dict[str, UnitMaps]:
-    """All sites read in one pass of the unsteered model, then fitted."""
+    """All sites read in one pass of the model as it is, then fitted."""
     found = capture(model, rows, [point.name for point in points], **reading, **how)
     owners = torch.arange(len(rows)) if found.mask is None else found.mask.nonzero()[:, 0]
     values = {point: found[point.name] if found.mask is None else found[point.name][found.mask] for point in points}
@@ -210,7 +224,25 @@ def _sides(point: Point, values: Tensor, owners: Tensor, n_source: int) -> tuple
             f"({int((~finite).sum())} of {len(values)} samples do); run the model in another dtype, or leave that text "
             "or site out"
         )
-    return values[owners < n_source].clone(), values[owners >= n_source].clone()
+    return values[owners < n_source], values[owners >= n_source]
+
+
+def _coupled(source: Tensor, target: Tensor) -> dict[str, str]:
+    """What the metadata say of samples that do not pair off."""
+    if len(source) == len(target):
+        return {}
+    return {"coupling": f"{len(source)} and {len(target)} samples: quantiles matched by the exact coupling"}
+
+
+def _tokenized(
+    model: TransformerBridge, side: str, texts: Sequence[Prompt], max_tokens: int | None, **how: Any
+) -> list[Row]:
+    """The texts of a side, at most their first ``max_tokens``; an error says which side its text is of."""
+    try:
+        rows = tokenize(model, texts, **how)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"of the {side}, {error}") from error
+    return [Row(row.ids[:max_tokens], row.own[:max_tokens], row.text) for row in rows]
 
 
 def _check(order: str, support: Support, strength: float, resume: Any, source: Any, target: Any) -> None:
@@ -224,7 +256,7 @@ def _check(order: str, support: Support, strength: float, resume: Any, source: A
         raise ValueError("maps are fitted at one strength; strengths per row are for the steering afterwards")
     for side, texts in (("source", source), ("target", target)):
         if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise TypeError(f"the {side} must be a list of texts, got {short(texts)}")
+            raise TypeError(f"the {side} must be a list of texts, got {short(texts)}; list(…) makes one")
         if len(texts) < 2:
             raise ValueError(f"the {side} has {len(texts)} texts; a map needs at least two of each side")
 
@@ -267,5 +299,6 @@ def from_activations(
     samples = {key: (source[key], target[key]) for key in source}
     n_source, n_target = (str(len(side)) for side in next(iter(samples.values())))
     counts = {"n_source": n_source, "n_target": n_target}
-    facts = {"method": method, "name": name, "order": "simultaneous", **counts, **(metadata or {})}
+    found = {key: value for pair in samples.values() for key, value in _coupled(*pair).items()}
+    facts = {"method": method, "name": name, "order": "simultaneous", **counts, **found, **(metadata or {})}
     return Transport(name, method, maps, support, samples, facts)

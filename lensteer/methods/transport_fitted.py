@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lensteer.hooks import Strength
 from lensteer.methods.transport_maps import LEVELS, UnitMaps
+from lensteer.models import fingerprint
 from lensteer.points import layer_of
 from lensteer.positions import Tokens, at
 from lensteer.steering import Steering
@@ -98,7 +100,8 @@ class Transport:
 
         Columns: hook, layer; ``units`` and ``fitted`` (those with a map of their own); ``distance``, the squared
         Wasserstein distance between source and target summed over units; ``explained``, the share of it that the maps
-        remove; ``shift``, the norm of the mean's move; ``scale``, the median ω; ``source_std``, ``target_std``, means
+        remove; ``shift``, the norm of the mean's move; ``scale`` and
+        ``largest_scale``, the median ω and the largest; ``source_std``, ``target_std``, means
         over units.
         """
         import pandas as pd
@@ -117,11 +120,16 @@ class Transport:
                     "explained": 1 - float(own.residual.sum()) / distance if distance else float("nan"),
                     "shift": float(moved.norm()),
                     "scale": float(own.scale.median()),
+                    "largest_scale": float(own.scale.max()),
                     "source_std": float(own.source_std.mean()),
                     "target_std": float(own.target_std.mean()),
                 }
             )
         return pd.DataFrame(rows)
+
+    def __iter__(self) -> NoReturn:
+        # What takes a steering would otherwise say that this is no sequence.
+        raise TypeError("a Transport is no steering yet; make one: transport.steering(strength)")
 
     def save(self, path: str | Path) -> Path:
         """Write the maps (not the samples) to one safetensors file."""
@@ -134,6 +142,8 @@ class Transport:
     @classmethod
     def load(cls, path: str | Path, model: TransformerBridge | None = None) -> Transport:
         """Read a file written by `save`; with ``model`` it is checked against it at once.
+
+        Warns where the model has the same shape but other weights than the one of the fit.
 
         Raises:
             ValueError: not such a file, truncated, or made on a model that does not fit.
@@ -152,6 +162,13 @@ class Transport:
         loaded = cls(content["name"], content["method"], maps, support, {}, content["about"])
         if model is not None:
             loaded.steering().points(model)
+            made, here = loaded.metadata.get("weights"), fingerprint(model)["weights"]
+            if made and made != here:
+                warnings.warn(
+                    f"these maps were fitted on other weights ({loaded.metadata.get('model')}); they fit this model's "
+                    "shape, but are not made for it",
+                    stacklevel=2,
+                )
         return loaded
 
     def _in(self, layers: int | Iterable[int] | None) -> list[str]:
@@ -187,7 +204,9 @@ class Transport:
         of = f" on {self.metadata['model']}" if "model" in self.metadata else ""
         layers = {layer_of(name) for name in self.maps}
         where = f"{len(self.maps)} sites in {len(layers)} layers"
-        return f"Transport {self.name!r} ({self.method}): {where}{of}, source n={self.metadata.get('n_source', '?')}"
+        source, target = (self.metadata.get(f"n_{side}", "?") for side in ("source", "target"))
+        matched = f" ({self.metadata['coupling']})" if "coupling" in self.metadata else ""
+        return f"Transport {self.name!r} ({self.method}): {where}{of}, source n={source}, target n={target}{matched}"
 
     def _repr_html_(self) -> str:
         return f"<b>{html.escape(repr(self))}</b>{self.table().to_html(index=False, float_format='%.4g')}"

@@ -172,9 +172,9 @@ def require_options(method: str, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
-def _linear(sides: Sides) -> Coefficients:
+def _linear(sides: Sides, *, min_std: float = 0.0) -> Coefficients:
     a, _, m_a, m_b, v_a, _, together = sides
-    varies = v_a.sqrt() > _ROUNDING * torch.maximum(a[:, 0].abs(), a[:, -1].abs())
+    varies = (v_a.sqrt() > _ROUNDING * torch.maximum(a[:, 0].abs(), a[:, -1].abs())) & (sides.s_a > min_std)
     # A unit that does not vary has no slope; shifted by the difference of means it reaches the target's mean all
     # the same, and cannot explode where the support is unbounded.
     slope = torch.where(varies, together / torch.where(varies, v_a, 1.0), 1.0)

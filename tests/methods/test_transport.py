@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,7 @@ print(hashlib.sha256(data).hexdigest(), found.metadata["data_hash"])
 """
 
 
+@pytest.mark.slow
 def test_a_fit_is_the_same_whatever_the_seed_and_the_order_of_hashes() -> None:
     tests = Path(__file__).parents[1]
     outputs = {
@@ -431,7 +433,8 @@ def test_the_table_says_what_the_maps_do(llama: Any) -> None:
         assert row.source_std == pytest.approx(a.std(0, ddof=1).mean(), rel=1e-4)
         assert row.target_std == pytest.approx(b.std(0, ddof=1).mean(), rel=1e-4)
         assert row.scale == pytest.approx(float(own.scale.flatten().median()))
-    assert repr(found) == "Transport 'transport' (linear): 12 sites in 4 layers on LlamaForCausalLM, source n=5"
+    where = "Transport 'transport' (linear): 12 sites in 4 layers on LlamaForCausalLM"
+    assert repr(found) == f"{where}, source n=5, target n=6 (5 and 6 samples: quantiles matched by the exact coupling)"
     assert "<table" in found._repr_html_() and "ln1" in found._repr_html_()
 
 
@@ -489,7 +492,7 @@ def test_a_simultaneous_fit_goes_on_where_it_stopped(llama: Any, forwards: Any, 
         (("abc", TARGET), {}, TypeError, "the source must be a list of texts, got 'abc'"),
         ((iter(SOURCE), TARGET), {}, TypeError, "the source must be a list of texts"),
         ((SOURCE, [1, 2]), {}, TypeError, "a prompt is a string or a list of"),
-        ((SOURCE, ["x" * 200, "y"]), {}, ValueError, "prompt 5 has 201 tokens, but the model's context of 128"),
+        ((SOURCE, ["x" * 200, "y"]), {}, ValueError, "of the target, prompt 0 has 201 tokens"),
         ((SOURCE, TARGET), {"method": "linea"}, ValueError, "method must be one of .*'linear'.*got 'linea'"),
         ((SOURCE, TARGET), {"order": "first"}, ValueError, "order must be one of .*got 'first'"),
         ((SOURCE, TARGET), {"sites": "post_norms"}, ValueError, "has no 'post_norms'.*groups that it has: attention"),
@@ -503,7 +506,7 @@ def test_a_simultaneous_fit_goes_on_where_it_stopped(llama: Any, forwards: Any, 
         ((SOURCE, TARGET), {"support": "q_all"}, ValueError, "two percentages of the source"),
         ((SOURCE, TARGET), {"strength": math.inf}, ValueError, "strength must be finite, got inf"),
         ((SOURCE, TARGET), {"strength": [1.0, 0.5]}, ValueError, "maps are fitted at one strength"),
-        ((SOURCE, TARGET), {"min_std": 1e-3}, TypeError, "method 'linear' has no option 'min_std'; it has none"),
+        ((SOURCE, TARGET), {"above": 1e-3}, TypeError, "method 'linear' has no option 'above'; it has min_std"),
         ((SOURCE, TARGET), {"batch_size": 0}, ValueError, "batch_size must be 'auto' or a positive integer"),
         ((SOURCE, TARGET), {"prompt_format": "poem"}, ValueError, "prompt_format='poem' is unknown"),
     ],
@@ -576,3 +579,30 @@ def test_the_real_model_is_fitted_as_by_restarts(smollm2: Any) -> None:
     MODULES["smollm2"] = MODULES["llama"]
     found = fit(smollm2, layers=[0, 15], batch_size=4)
     agree(found, restarted(smollm2, ["norms"], [0, 15], POOLS["mean"], (0, 100)))
+
+
+def test_only_the_beginning_of_a_text_is_read_where_that_is_asked_for(llama: Any) -> None:
+    fit = partial(transport.fit, llama.model, progress=False)
+    long = [text + " and much more of it" for text in SOURCE], [text + " and so on" for text in TARGET]
+    shortest = min(len(llama.tokenizer(text)["input_ids"]) for text in (*SOURCE, *TARGET))
+    found, short = (fit(*sides, max_tokens=shortest) for sides in (long, (SOURCE, TARGET)))
+    for name in found.maps:
+        assert torch.equal(found.maps[name].shift, short.maps[name].shift)
+    with pytest.raises(ValueError, match="max_tokens must be at least 1"):
+        fit(SOURCE, TARGET, max_tokens=0)
+
+
+def test_a_misspelt_group_is_named_and_identical_sides_are_noticed(llama: Any) -> None:
+    with pytest.raises(ValueError, match="did you mean 'norms'"):
+        transport.fit(llama.model, SOURCE, TARGET, sites="nroms")
+    with pytest.warns(UserWarning, match="do source and target differ"):
+        transport.fit(llama.model, ["a", "a"], ["a", "a"], "mean", progress=False)
+
+
+def test_maps_are_no_steering_and_loading_them_onto_other_weights_warns(llama: Any, fresh: Any, tmp_path: Any) -> None:
+    found = transport.fit(llama.model, SOURCE, TARGET, progress=False)
+    with pytest.raises(TypeError, match="no steering yet"):
+        list(found)
+    path = found.save(tmp_path / "maps.safetensors")
+    with pytest.warns(UserWarning, match="fitted on other weights"):
+        transport.Transport.load(path, fresh("llama", seed=7).model)

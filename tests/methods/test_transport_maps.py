@@ -312,7 +312,7 @@ FINE = torch.ones(3, 4)
         (FINE, FINE[:, :3], {}, ValueError, r"units \(4,\) and \(3,\); they must agree"),
         (FINE, FINE, {"method": "otto"}, ValueError, "method must be one of .*'linear'.*got 'otto'"),
         (FINE, FINE, {"method": ["linear"]}, ValueError, r"got \['linear'\]"),
-        (FINE, FINE, {"min_std": 1e-3}, TypeError, "method 'linear' has no option 'min_std'; it has none"),
+        (FINE, FINE, {"above": 1e-3}, TypeError, "method 'linear' has no option 'above'; it has min_std"),
         (FINE, FINE, {"method": "mean", "above": 1}, TypeError, "'mean' has no option 'above'; it has min_std"),
         (FINE, FINE, {"method": "det_zero", "above": math.nan}, ValueError, "above must be a finite number, got nan"),
         (FINE, FINE, {"method": "gaussian", "min_std": "1"}, ValueError, "min_std must be a finite number, got '1'"),
@@ -345,6 +345,7 @@ def test_maps_from_activations_are_those_of_every_site_with_the_methods_own_supp
     assert found.metadata == {
         **{"method": method, "name": "mine", "order": "simultaneous", "data_hash": "x"},
         **{"n_source": "12", "n_target": "30"},
+        "coupling": "12 and 30 samples: quantiles matched by the exact coupling",
     }
     assert found.samples[names[0]][0] is source
 
@@ -357,8 +358,8 @@ def test_activations_that_do_not_belong_together_are_refused() -> None:
         transport.from_activations({}, {})
     with pytest.raises(ValueError, match="two percentages"):
         transport.from_activations(one, one, support=(9, 1))
-    with pytest.raises(TypeError, match="no option 'min_std'"):
-        transport.from_activations(one, one, min_std=1)
+    with pytest.raises(TypeError, match="no option 'above'"):
+        transport.from_activations(one, one, above=1)
     every = Activations({"a": torch.ones(3, 5, 4)}, mask=torch.ones(3, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match="the source holds every token of padded prompts; pool them"):
         transport.from_activations(every, every)
