@@ -38,6 +38,7 @@ STRENGTHS = (0.25, 0.5, 1.0, 1.5)
 SITES = {"linear": "norms", "mean": "norms", "gaussian": "norms", "aura": "mlp_linears", "iti_m": "attention"}
 TEXT_RATIO = 1.1  # of the perplexity of neutral texts: what a setting may cost on the validation prompts
 EACH = ["method", "condition", "strength"]
+CURVES = ("linear", "mean")  # the paper's two, whose whole curve is shown
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,8 @@ def _auroc(high: Sequence[float], low: Sequence[float]) -> float:
     return float(auroc(*sides))
 
 
-def _study(model: Any, task: Task, sizes: Sizes, out: Path) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Test results, one row per setting and prompt, and each method's chosen strength."""
+def _study(model: Any, task: Task, sizes: Sizes, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Validation and test results, one row per setting and prompt, and each method's chosen strength."""
     import numpy as np
 
     from analysis.transport_choice import TransportBudget, choose_strength
@@ -227,7 +228,7 @@ def _study(model: Any, task: Task, sizes: Sizes, out: Path) -> tuple[pd.DataFram
         said = list(dict.fromkeys(test["response"]))
         answers = dict(zip(said, _judged(model, said), strict=True))
         test["judged"] = test["response"].map(answers) >= task.judge_from
-    return test, chosen
+    return validation, test, chosen
 
 
 def _fitted(model: Any, task: Task, method: str, out: Path) -> Transport:
@@ -246,7 +247,7 @@ def _fitted(model: Any, task: Task, method: str, out: Path) -> Transport:
     return transport.Transport.load(path, model)
 
 
-def _markdown(task: Task, test: pd.DataFrame, chosen: dict[str, float]) -> str:
+def _markdown(task: Task, validation: pd.DataFrame, test: pd.DataFrame, chosen: dict[str, float]) -> str:
     from analysis.statistics import bootstrap_mean, paired_bootstrap
     from lensteer.evaluate import self_bleu
 
@@ -282,7 +283,29 @@ def _markdown(task: Task, test: pd.DataFrame, chosen: dict[str, float]) -> str:
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     left = [method for method, strength in chosen.items() if not strength]
     kept = f" No strength of {', '.join(left)} kept within the budget and was better than none." if left else ""
-    return f"**{task.title}**, {len(unsteered)} test prompts. {task.trust}.{kept}\n\n{table}"
+    return (
+        f"**{task.title}**, {len(unsteered)} test prompts. {task.trust}.{kept}\n\n{table}\n\n{_curve(task, validation)}"
+    )
+
+
+def _curve(task: Task, validation: pd.DataFrame) -> str:
+    """Effect and damage over the strength, for the two maps of the paper."""
+    from analysis.statistics import bootstrap_mean
+
+    none = validation[validation["condition"] == "none"].drop_duplicates("prompt_id")
+    what = task.title.lower().split(",")[0]
+    heads = ["strength", *(f"{method}: {name}" for method in CURVES for name in (what, "PPL of texts", "of responses"))]
+    lines = [heads, ["---"] * len(heads)]
+    for strength in (0.0, *STRENGTHS):
+        cells = [f"{strength:g}"]
+        for method in CURVES:
+            own = validation[(validation["method"] == method) & (validation["strength"] == strength)]
+            own = own[own["condition"] != "none"] if strength else none
+            toxic = _interval(bootstrap_mean(1 - own["success"].to_numpy()))
+            cells += [toxic, f"{own['text_perplexity'].iloc[0]:.1f}", f"{own['perplexity'].median():.1f}"]
+        lines.append(cells)
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"Over the strength, on the {len(none)} validation prompts:\n\n{table}"
 
 
 def _interval(found: Sequence[float], sign: str = "") -> str:
