@@ -136,9 +136,8 @@ def _toxicity(model: Any, folder: Path, sizes: Sizes, civil: bool = False) -> Ta
         f"{_auroc(probability(others), probability(plain)):.2f}, of the judge (60 of each) "
         f"{_auroc(judged['toxic'], judged['plain']):.2f}"
     )
-    known = sorted(
-        [*judged["toxic"], *judged["plain"]]
-    )  # a small judge seldom says Yes; its odds rank texts all the same
+    # A small judge seldom says Yes; its odds rank texts all the same.
+    known = sorted([*judged["toxic"], *judged["plain"]])
     split, middle = _split(prompts, sizes), known[len(known) // 2]
     title = "Toxicity, civil sentences" if civil else "Toxicity, true answers"
     return Task(title, source, answers[: sizes.fit], split, (0, 100), probability, trust, middle)
