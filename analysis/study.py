@@ -135,7 +135,7 @@ def _fit(
     resume = folder / "cache" / "activations"
     fitted = instruction.fit_all(model, pairs, seed=seed, resume=resume, progress=progress)
     for name, vectors in fitted.items():
-        vectors.save(folder / "vectors" / f"{_file_name(name)}.safetensors")
+        vectors.save(folder / "vectors" / f"{file_name(name)}.safetensors")
     return fitted
 
 
@@ -150,7 +150,7 @@ def _controls(
     """The test conditions of one task: none, steered as chosen, random directions of the same norm, text, both."""
     rewrite = partial(data.with_text, instruction=task.instruction, seed=seed)
     none = baseline(task.name)
-    choice, path = selection[task.name], folder / "steering" / f"{_file_name(task.name)}.safetensors"
+    choice, path = selection[task.name], folder / "steering" / f"{file_name(task.name)}.safetensors"
     if not choice.steered:
         path.unlink(missing_ok=True)  # an earlier run in this folder may have chosen otherwise
         return [none, in_text(none, rewrite)]
@@ -168,11 +168,10 @@ def _controls(
 
 def saved_files(done: Study, folder: Path) -> list[Path]:
     """The steerings and vectors that a study wrote."""
-    paths = [
-        folder / kind / f"{_file_name(t.name)}.safetensors" for kind in ("steering", "vectors") for t in done.tasks
-    ]
+    paths = [folder / kind / f"{file_name(t.name)}.safetensors" for kind in ("steering", "vectors") for t in done.tasks]
     return [path for path in paths if path.is_file()]
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """A name with everything replaced that a file name should not have."""
     return re.sub(r"[^\w.-]", "-", name)

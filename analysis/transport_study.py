@@ -9,7 +9,6 @@ continues where it stopped.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from analysis.confirmation import normalised_prompt, require_disjoint_prompts
+from analysis.study import file_name
 from analysis.sweep import Check
 from analysis.transport_choice import TransportBudget, choose_strength, confirm_strength
 from analysis.transport_settings import (
@@ -161,7 +161,7 @@ def transport_study(
     read = _splits("texts", neutral, (size.texts, size.texts), fitted_on)
     say(f"{name}: fitting {len(size.methods)} transports on {len(sides.source)} and {len(sides.target)} texts")
     fitted = {method: _fit(model, sides, method, name, size, cache, progress) for method in size.methods}
-    files = [own.save(where / f"{_file_name(name)}-{method}.safetensors") for method, own in fitted.items()]
+    files = [own.save(where / f"{file_name(name)}-{method}.safetensors") for method, own in fitted.items()]
     options: dict[str, Any] = {"max_new_tokens": size.max_new_tokens, "seed": seed, "cache": cache}
     options["progress"] = progress
     settings = transport_settings(fitted, size.strengths, size.supports, 0, seed)
@@ -176,7 +176,7 @@ def transport_study(
     confirmed = confirm_strength(validation, test, budget=budget, seed=seed)
     left = _left_alone(model, steerings, asked[1], cache)
     for method in fitted:
-        path = where / f"{_file_name(name)}-{method}-chosen.safetensors"
+        path = where / f"{file_name(name)}-{method}-chosen.safetensors"
         path.unlink(missing_ok=True)  # an earlier run in this folder may have chosen otherwise
         files += [steerings[method].save(path)] if method in steerings else []
     found = (validation, test, candidates, confirmed, left, steerings)
@@ -284,7 +284,3 @@ def _left_alone(
         tables.append(pd.DataFrame(kept(cache, key, read)).assign(method=method))
     columns = ["method", "hook", "layer", "values", "untouched", "below", "above"]
     return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame(columns=columns)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]", "-", name)

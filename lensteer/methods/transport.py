@@ -40,7 +40,14 @@ from lensteer.hooks import Edit
 from lensteer.hooks.base import checked_strength
 from lensteer.messages import short
 from lensteer.methods.transport_fitted import Support, Transport
-from lensteer.methods.transport_maps import UnitMaps, fit_units, require_method, require_options, require_support
+from lensteer.methods.transport_maps import (
+    UnitMaps,
+    fit_units,
+    require_method,
+    require_options,
+    require_support,
+    shown_support,
+)
 from lensteer.models import fingerprint, tokenizer_of
 from lensteer.points import Point
 from lensteer.prompts import Prompt, Row, tokenize
@@ -149,7 +156,7 @@ def fit(
     }
     if order == "causal":
         about["fit_strength"] = f"{strength:g}"
-        about["fit_support"] = "everywhere" if support is None else f"{support[0]:g} to {support[1]:g} %"
+        about["fit_support"] = shown_support(support)
     reading: dict[str, Any] = {"tokens": tokens, "template": template, "bos": bos}
 
     def units(point: Point, values: Tensor, owners: Tensor) -> UnitMaps:

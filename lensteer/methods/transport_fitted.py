@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensteer.hooks import Strength
-from lensteer.methods.transport_maps import LEVELS, UnitMaps
+from lensteer.methods.transport_maps import LEVELS, UnitMaps, shown_support
 from lensteer.models import fingerprint
 from lensteer.points import layer_of
 from lensteer.positions import Tokens, at
@@ -78,8 +78,7 @@ class Transport:
         if heads is not None:
             maps = self._best_heads(maps, heads)
         edits = [(name, at(own.edit(strength, support), tokens)) for name, own in maps.items()]
-        shown = "everywhere" if support is None else f"{support[0]:g} to {support[1]:g} %"
-        about = {"method": self.method, "name": self.name, "support": shown}
+        about = {"method": self.method, "name": self.name, "support": shown_support(support)}
         return Steering(edits, {**self.metadata, **about})
 
     def random(self, seed: int = 0) -> Transport:
@@ -87,9 +86,8 @@ class Transport:
         generator = torch.Generator().manual_seed(seed)
         maps = {}
         for name, own in self.maps.items():
-            moved = own.scale * own.source_mean + own.shift - own.source_mean
-            noise = torch.randn(moved.shape, generator=generator)
-            shift = noise / noise.norm() * moved.norm()
+            noise = torch.randn(own.mean_move.shape, generator=generator)
+            shift = noise / noise.norm() * own.mean_move.norm()
             # A shift by s leaves E(a + s − b)².
             residual = own.distance + shift * (2 * (own.source_mean - own.target_mean) + shift)
             maps[name] = replace(own, scale=torch.ones_like(own.scale), shift=shift, residual=residual)
@@ -108,7 +106,6 @@ class Transport:
 
         rows = []
         for name, own in self.maps.items():
-            moved = own.scale * own.source_mean + own.shift - own.source_mean
             distance = float(own.distance.sum())
             rows.append(
                 {
@@ -118,7 +115,7 @@ class Transport:
                     "fitted": int(own.fitted.sum()),
                     "distance": distance,
                     "explained": 1 - float(own.residual.sum()) / distance if distance else float("nan"),
-                    "shift": float(moved.norm()),
+                    "shift": float(own.mean_move.norm()),
                     "scale": float(own.scale.median()),
                     "largest_scale": float(own.scale.max()),
                     "source_std": float(own.source_std.mean()),

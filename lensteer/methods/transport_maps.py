@@ -68,6 +68,11 @@ class UnitMaps:
     distance: Float[Tensor, "..."]
     residual: Float[Tensor, "..."]
 
+    @property
+    def mean_move(self) -> Float[Tensor, "..."]:
+        """How far the maps move the source's mean: T(m_a) − m_a, where no support is in the way."""
+        return self.scale * self.source_mean + self.shift - self.source_mean
+
     def edit(self, strength: Strength = 1.0, support: tuple[float, float] | None = None) -> Affine:
         """The maps as an edit; ``support`` in percent of the source, None for everywhere.
 
@@ -87,6 +92,11 @@ class UnitMaps:
         """
         require_support((low, high))
         return _between(self.quantiles, low), _between(self.quantiles, high)
+
+
+def shown_support(support: tuple[float, float] | None) -> str:
+    """A support in words, for metadata."""
+    return "everywhere" if support is None else f"{support[0]:g} to {support[1]:g} %"
 
 
 def require_support(support: Any) -> None:
