@@ -126,9 +126,12 @@ def _suspended(
 
     face = face_for(model, points)
 
-    def forward(batch: Batch) -> Callable[[Any], Any]:
-        # What a pass gives when it ends without another point on its way: no point at all.
-        return lambda _: (run(face.base_model, batch), (None, None))[1]
+    def forward(batch: Batch) -> Callable[[Any], tuple[None, None]]:
+        def whole(_: Any) -> tuple[None, None]:
+            run(face.base_model, batch)
+            return None, None  # it ended without another point on its way
+
+        return whole
 
     passes: list[Any] = []
     for batch in jobs:
