@@ -32,7 +32,7 @@ def load_pairs(path: str | Path) -> list[Pair]:
     from lensteer.prompts import Pair  # here, so that reading data needs no tokeniser library
 
     pairs = []
-    for where, row in _rows(Path(path)):
+    for where, row in json_rows(Path(path)):
         fields = next((names for names in PAIR_FIELDS if set(names) <= row.keys()), None)
         if fields is None:
             needed = " or ".join(" + ".join(map(repr, names)) for names in PAIR_FIELDS)
@@ -56,7 +56,7 @@ def load_prompts(path: str | Path, *, field: str = "prompt") -> list[Prompt]:
         ValueError: No rows, a line that is not a JSON object, or a missing, empty or ill-typed field. The
             message names file, line and field.
     """
-    return [_prompt(row, field, where) for where, row in _rows(Path(path))]
+    return [_prompt(row, field, where) for where, row in json_rows(Path(path))]
 
 
 def data_hash(rows: Iterable[Any]) -> str:
@@ -82,7 +82,7 @@ def _plain(value: object) -> Any:
     raise TypeError(f"data_hash: a {type(value).__name__} in a row; rows hold strings, numbers, lists and dicts")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file, line k", row) for every line that is not blank."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; expected JSON lines, one object a line")

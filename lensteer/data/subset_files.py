@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lensteer.data.loaders import _rows
+from lensteer.data.loaders import json_rows
 from lensteer.messages import short
 
 JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
@@ -96,7 +96,7 @@ def load_real_toxicity_prompts(
     """
     prompts: list[str] = []
     rows = 0
-    for where, row in _rows(Path(path)):
+    for where, row in json_rows(Path(path)):
         rows += 1
         nested = isinstance(row.get("prompt"), dict)
         fields = row["prompt"] if nested else row

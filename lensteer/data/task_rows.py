@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lensteer.data.loaders import _rows
+from lensteer.data.loaders import json_rows
 from lensteer.data.queries import SPLITS, read_jsonl
 from lensteer.data.task_table import TASKS, Task
 from lensteer.messages import short
@@ -38,7 +38,7 @@ def task_rows(task: Task, split: str, source: Source) -> Iterator[Located]:
     if isinstance(source, Mapping):
         if split not in source:
             raise ValueError(f"the source has no split {split!r}; it has {', '.join(map(repr, source)) or 'none'}")
-        return _rows(_path(source[split]))
+        return json_rows(_path(source[split]))
     return _local(_path(source), split)
 
 
@@ -50,7 +50,7 @@ def has_training_split(task: Task, source: Source) -> bool:
         return task.hub is not None and "fit" in task.hub.splits
     if isinstance(source, Mapping):
         return "fit" in source
-    return any(row.get("split") == "fit" for _, row in _rows(_path(source)))
+    return any(row.get("split") == "fit" for _, row in json_rows(_path(source)))
 
 
 def _path(source: Any) -> Path:
@@ -76,7 +76,7 @@ def _own(task: Task, split: str) -> Iterator[Located]:
 
 def _local(path: Path, split: str) -> Iterator[Located]:
     """A file whose rows name their splits has those; any other file is, as a whole, the split that was asked for."""
-    rows = list(_rows(path))
+    rows = list(json_rows(path))
     named = {str(row["split"]) for _, row in rows if "split" in row}
     if not named:
         return iter(rows)
