@@ -13,11 +13,11 @@ def short(value: Any) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 28]} … {shown[-25:]}"
 
 
-def needs_extra(what: str, package: str, error: ImportError) -> ImportError:
-    """The error to raise where a package of the extra `eval` cannot be imported.
+def needs_extra(what: str, package: str, error: ImportError, extra: str = "eval") -> ImportError:
+    """The error to raise where a package of an extra cannot be imported.
 
     Args:
         what: the thing that needs it, as in "fitting ITI".
         error: what its import raised.
     """
-    return ImportError(f'{what} needs {package} ({error}); pip install "lensteer[eval]"')
+    return ImportError(f'{what} needs {package} ({error}); pip install "lensteer[{extra}]"')

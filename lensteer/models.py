@@ -223,6 +223,13 @@ def _from_pretrained(
     return hf, tokenizer
 
 
+def shared_copy(hf: PreTrainedModel) -> PreTrainedModel:
+    """A module tree of its own over the same weights, frozen: an adapter put in leaves the original as it is."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in hf.buffers()}
+    memo.update({id(p): nn.Parameter(p.detach(), requires_grad=False) for p in hf.parameters()})
+    return copy.deepcopy(hf, memo)
+
+
 def _default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
@@ -240,6 +247,12 @@ def _refuse_unsupported(hf: nn.Module, name: str) -> None:
         raise ValueError(
             f"{name!r} is a Falcon with the new decoder (40B, 180B, 11B), which TransformerLens 4.3 computes wrongly; "
             "Falcon-7B-style models work"
+        )
+    if any(key.endswith("base_layer") for key, _ in hf.named_modules()):
+        raise ValueError(
+            f"{name!r} carries an adapter that is not merged, and TransformerLens would read the weights without it; "
+            "merge it first: lensteer.focus.load(folder) for one that lensteer trained, model.merge_and_unload() of "
+            "PEFT for others"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name!r} is an encoder-decoder model; lensteer steers decoder-only language models")

@@ -51,7 +51,7 @@ class Directions:
 
     Attributes:
         name: for tables.
-        method: "act_add", "caa", "repe_centred", "repe_uncentred" or "logistic".
+        method: "act_add", "caa", "repe_centred", "repe_uncentred", "logistic", "focus_mean" or "focus_pca".
         site: where it was read and is added.
         direction: u, of norm 1 over the trailing axes, from wrong to right; all zero at a layer where the two sides do
             not differ.
@@ -224,13 +224,19 @@ def fit_directions(
     metadata: Mapping[str, str],
     name: str | None,
     *,
+    weights: Float[Tensor, " pair"] | None = None,
     progress: bool = False,
 ) -> Directions:
     """Every layer's direction by ``find``, and the numbers that are the same for all methods.
 
+    Args:
+        weights: how much each pair counts in the mean difference and in the mean norm, on any scale; None is all
+            alike. ``find`` and the AUROC get the pairs as they are.
+
     Raises:
-        ValueError: NaN or inf, or sides that differ at no layer.
+        ValueError: NaN or inf, sides that differ at no layer, or weights that are not one positive number a pair.
     """
+    shares = None if weights is None else _shares(weights, len(sides[0][0]))
     layers = [_layer(hook) for hook in hooks]
     bad = [i for i, own in zip(layers, zip(*sides, strict=True), strict=True) if not all(map(_finite, own))]
     if bad:
@@ -238,7 +244,7 @@ def fit_directions(
     rows: list[dict[str, Tensor]] = []
     with progress_bar(len(layers), method, shown=progress, unit="layer") as bar:
         for a, b in zip(*sides, strict=True):
-            rows.append(_one_layer(a.flatten(1).double(), b.flatten(1).double(), find))
+            rows.append(_one_layer(a.flatten(1).double(), b.flatten(1).double(), find, shares))
             bar.update()
     tensors: dict[str, Any] = {key: torch.stack([row[key] for row in rows]).float() for key in _TENSORS}
     if not tensors["direction"].any():
@@ -247,8 +253,20 @@ def fit_directions(
     return Directions(name or f"{method} at {site}", method, site, hooks=tuple(hooks), metadata=metadata, **tensors)
 
 
-def _one_layer(a: Float[Tensor, "pair d"], b: Float[Tensor, "pair d"], find: Find) -> dict[str, Tensor]:
-    difference, size = (a - b).mean(0), torch.cat([a, b]).norm(dim=1).mean()
+def _shares(weights: Float[Tensor, " pair"], n_pairs: int) -> Float[Tensor, " pair"]:
+    """The weights with sum 1."""
+    if weights.shape != (n_pairs,) or not _finite(weights) or not bool((weights > 0).all()):
+        raise ValueError(f"weights must be {n_pairs} positive numbers, one a pair, got shape {tuple(weights.shape)}")
+    return weights.double().cpu() / weights.double().sum().cpu()
+
+
+def _one_layer(
+    a: Float[Tensor, "pair d"], b: Float[Tensor, "pair d"], find: Find, shares: Float[Tensor, " pair"] | None = None
+) -> dict[str, Tensor]:
+    if shares is None:
+        difference, size = (a - b).mean(0), torch.cat([a, b]).norm(dim=1).mean()
+    else:
+        difference, size = shares @ (a - b), shares @ (a.norm(dim=1) + b.norm(dim=1)) / 2
     small = _ROUNDING * float(size)
     differ = float((a - b).norm(dim=1).max()) > small
     direction = unit_rows(find(a, b, small)[None] if differ else torch.zeros_like(a[:1]))[0]

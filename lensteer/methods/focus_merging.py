@@ -1,0 +1,148 @@
+"""A trained adapter folded into the weights, and the model that comes out, in the lens.
+
+    W ← W + (alpha / r) · B A,   in float32, then back in the model's dtype
+
+TransformerLens must never be given an unmerged adapter: it would read the weights under it. So `load` merges, and
+checks on the task's own prompts that the lens computes what the merged model computes, and not what the base does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lensteer.capture import run
+from lensteer.data.focus import FocusExample, FocusTask
+from lensteer.methods.focus_runs import FocusAdapter, read_adapter
+from lensteer.methods.focus_training import quiet_training, require_peft
+from lensteer.models import fingerprint, lens_model, load_model, plain_model, shared_copy, tokenizer_of, twin_of
+from lensteer.prompts import batches, tokenize
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of log-probabilities; half precision: 0.2
+
+
+def merge(model: TransformerBridge, adapter: FocusAdapter | str | Path) -> PreTrainedModel:
+    """The plain base model with an adapter in its weights; the given model stays as it is.
+
+    Only the weights that the adapter changes are copied, the others are shared.
+
+    Raises:
+        ImportError: without the extra `train`.
+        FileNotFoundError: no adapter in the folder.
+        ValueError: an adapter of another model.
+    """
+    peft, folder = require_peft(), _folder(adapter)
+    _require_base(model, folder)
+    with quiet_training():
+        adapted = peft.PeftModel.from_pretrained(shared_copy(plain_model(model)), str(folder))
+        dtypes = {}
+        for name, layer in _adapted_layers(adapted):
+            own = layer.get_base_layer()
+            dtypes[name] = own.weight.dtype
+            own.weight = nn.Parameter(own.weight.detach().float().clone(), requires_grad=False)
+            layer.float()
+        merged = adapted.merge_and_unload()
+    for name, dtype in dtypes.items():
+        module = merged.get_submodule(name.removeprefix("base_model.model."))
+        module.to(dtype)
+    merged.config.name_or_path = f"{twin_of(model).name}+{folder.name}"
+    return merged.eval()
+
+
+def load(
+    adapter: FocusAdapter | str | Path, model: TransformerBridge | None = None, **options: Any
+) -> TransformerBridge:
+    """A trained adapter, merged, as a model for the lens.
+
+    Args:
+        model: the base; None loads the one that the adapter names.
+        options: for `load_model` of the base, such as ``device=``.
+
+    Raises:
+        RuntimeError: the lens does not compute what the merged model does, or computes what the base does: never
+            seen, and never to be passed over.
+        ImportError, FileNotFoundError, ValueError: as `merge`.
+    """
+    run_file = read_adapter(_folder(adapter))
+    base = model if model is not None else load_model(_base_name(run_file.folder), **options)
+    lens = load_model(merge(base, run_file), tokenizer=tokenizer_of(base))
+    check_merged(lens, base, run_file.task)
+    return lens
+
+
+def save_merged(lens: TransformerBridge, folder: str | Path) -> Path:
+    """Write a merged model and its tokenizer as an ordinary Hugging Face folder, for any program that reads these."""
+    plain_model(lens).save_pretrained(str(folder))
+    tokenizer_of(lens).save_pretrained(str(folder))
+    return Path(folder)
+
+
+def check_merged(lens: TransformerBridge, base: TransformerBridge, task: FocusTask) -> None:
+    """Check on a prompt of the task that lens and merged model agree, and that the base differs.
+
+    Raises:
+        RuntimeError: as `load`.
+    """
+    fields = dict.fromkeys(task.headings, "The weather is fine.")
+    label = task.labels[0] if task.labels else "yes"
+    example = FocusExample("check", fields, label, task.spurious[0], "any", label, ("1", "2", "3"))
+    prompts = [task.prompt(example), task.ask(example, "focus(S)").prompt]
+    merged, shown, plain = (
+        _log_probs(face, lens, prompts) for face in (plain_model(lens), lens_model(lens), plain_model(base))
+    )
+    allowed = _TOLERANCE.get(plain_model(lens).dtype, 0.2)
+    if (worst := float((merged - shown).abs().max())) > allowed:
+        raise RuntimeError(f"the lens differs from the merged model by {worst:.3g} nats, more than {allowed:g}")
+    if (moved := float((merged - plain).abs().max())) <= 1e-6:
+        raise RuntimeError(f"the merged model differs from the base by {moved:.3g} nats only: the adapter is not in it")
+
+
+def _log_probs(face: Any, model: TransformerBridge, prompts: list[str]) -> Float[Tensor, "prompt vocab"]:
+    found = []
+    for batch in batches(model, tokenize(model, prompts, prompt_format="plain"), 1):
+        with torch.inference_mode():
+            found.append(run(face, batch).logits[:, -1].float().log_softmax(-1))
+    return torch.cat(found)
+
+
+def _adapted_layers(adapted: nn.Module) -> list[tuple[str, Any]]:
+    return [
+        (name, module)
+        for name, module in adapted.named_modules()
+        if hasattr(module, "get_base_layer") and hasattr(module, "lora_A")
+    ]
+
+
+def _folder(adapter: FocusAdapter | str | Path) -> Path:
+    folder = adapter.folder if isinstance(adapter, FocusAdapter) else Path(adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no adapter: there is no adapter_config.json in it")
+    return folder
+
+
+def _base_name(folder: Path) -> str:
+    return str(_about(folder)["model"]["model"])
+
+
+def _require_base(model: TransformerBridge, folder: Path) -> None:
+    made_on, here = _about(folder)["model"], fingerprint(model)
+    differ = [key for key in ("architecture", "n_layers", "d_model", "tokenizer") if made_on[key] != here[key]]
+    if differ:
+        told = ", ".join(f"{key} {made_on[key]} there and {here[key]} here" for key in differ)
+        raise ValueError(f"the adapter in {folder} was trained on {made_on['model']}, which this model is not: {told}")
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    import json
+
+    read_adapter(folder)  # for its error
+    content: dict[str, Any] = json.loads((folder / "focus.json").read_text(encoding="utf-8"))
+    return content

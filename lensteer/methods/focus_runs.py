@@ -1,0 +1,142 @@
+"""What a focus run leaves on disk: the adapter, and beside it `focus.json` with all that determines the run.
+
+folder/adapter_model.safetensors, adapter_config.json     PEFT's own files
+folder/focus.json                                         task, settings, model, data hashes, history; written last
+folder/README.md                                          a model card
+folder/checkpoints/                                       while it trains: what an interrupted run goes on from
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensteer.data import data_hash
+from lensteer.data.focus import FocusExample, FocusSampler, FocusTask, Wording
+from lensteer.methods.focus_card import card
+from lensteer.methods.focus_settings import FocusSettings
+from lensteer.models import fingerprint
+from lensteer.storage import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+RUN_FILE = "focus.json"  # beside the adapter: what it was made of
+
+
+@dataclass(frozen=True)
+class FocusAdapter:
+    """A trained adapter.
+
+    Attributes:
+        folder: the adapter's files (PEFT's own), `focus.json` with task and settings, and a model card.
+        history: one row per logged step: `step`, `loss` (of training, mean since the last row) and `validation_loss`.
+        best_step: the step whose adapter this is; None where there was no validation.
+        seconds: training took, evaluations included; of all parts of a resumed run the last.
+    """
+
+    folder: Path
+    task: FocusTask
+    settings: FocusSettings
+    history: pd.DataFrame
+    best_step: int | None
+    seconds: float
+
+    def __repr__(self) -> str:
+        last = self.history["validation_loss"].min() if "validation_loss" in self.history else math.nan
+        at = f"best at step {self.best_step}, validation loss {last:.3f}" if self.best_step else "no validation"
+        return (
+            f"FocusAdapter {self.settings.objective!r} on {self.task.name!r} in {self.folder} ({at}; "
+            f"{self.seconds:.0f} s)"
+        )
+
+
+def read_adapter(folder: str | Path) -> FocusAdapter:
+    """What `train` wrote.
+
+    Raises:
+        FileNotFoundError: no finished run in this folder.
+    """
+    import pandas as pd
+
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no finished focus adapter: there is no {RUN_FILE} in it")
+    run = json.loads(path.read_text(encoding="utf-8"))
+    history = pd.DataFrame(run["history"])
+    return FocusAdapter(
+        Path(folder), task_from(run["task"]), settings_from(run["settings"]), history, run["best_step"], run["seconds"]
+    )
+
+
+def task_from(plain: dict[str, Any]) -> FocusTask:
+    """The task that a run file describes."""
+    return FocusTask(**{**plain, "labels": tuple(plain["labels"])})
+
+
+def settings_from(plain: dict[str, Any]) -> FocusSettings:
+    """The settings that a run file describes."""
+    own = dict(plain)
+    sampler = dict(own["sampler"])
+    own["sampler"] = FocusSampler(tuple(sampler["kinds"]), sampler["p_empty"], Wording(**sampler["wording"]))
+    own["targets"] = None if own["targets"] is None else tuple(own["targets"])
+    return FocusSettings(**own)
+
+
+def about_run(
+    model: TransformerBridge,
+    task: FocusTask,
+    examples: Sequence[FocusExample],
+    validation: Sequence[FocusExample],
+    settings: FocusSettings,
+) -> dict[str, Any]:
+    """What determines a run; a folder that holds another one is refused."""
+    from importlib.metadata import version
+
+    data = {"examples": data_hash(examples), "validation": data_hash(validation)}
+    counts = {"n_examples": len(examples), "n_validation": len(validation)}
+    versions = {name: version(name) for name in ("torch", "transformers", "peft", "lensteer")}
+    about = {"model": fingerprint(model), "task": asdict(task), "settings": asdict(settings)}
+    return json.loads(json.dumps({**about, "data": data, **counts, "versions": versions}))
+
+
+def is_finished(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether the folder holds this very run, done.
+
+    Raises:
+        ValueError: it holds another run, done or begun.
+    """
+    for path in (folder / RUN_FILE, folder / "checkpoints" / RUN_FILE):
+        if path.is_file():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            other = [key for key in ("model", "task", "settings", "data") if held.get(key) != about[key]]
+            if other:
+                raise ValueError(
+                    f"{folder} holds another run: its {', '.join(other)} differ{'s' * (len(other) == 1)}; give another "
+                    "folder, or delete this one"
+                )
+    return (folder / RUN_FILE).is_file()
+
+
+def history_of(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = {"loss": "loss", "eval_loss": "validation_loss"}
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in log:
+        found = {names[key]: value for key, value in entry.items() if key in names}
+        if found:
+            rows.setdefault(int(entry["step"]), {"step": int(entry["step"])}).update(found)
+    return [rows[step] for step in sorted(rows)]
+
+
+def write_run(folder: Path, about: dict[str, Any], history: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    run = {**about, "history": history, **facts}
+    write_atomically(folder / "README.md", card(run).encode())
+    # Last: where it is, the run is finished.
+    write_atomically(folder / RUN_FILE, json.dumps(run, indent=1).encode())
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
