@@ -9,6 +9,7 @@ ls.generate(model, ["How do plants grow?"], vectors.set_projection(layer=24))
 from __future__ import annotations
 
 import lensteer.methods.contrastive as contrastive
+import lensteer.methods.focus as focus
 import lensteer.methods.instruction as instruction
 import lensteer.methods.iti as iti
 import lensteer.methods.sadi as sadi
@@ -50,6 +51,7 @@ __all__ = [
     "contrastive",
     "data",
     "evaluate",
+    "focus",
     "generate",
     "hook_names",
     "instruction",

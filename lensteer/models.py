@@ -83,6 +83,7 @@ def load_model(
             raise ValueError("device= and dtype= do not apply to a loaded model; move or cast it before load_model")
     else:
         name = str(name_or_model)
+        _refuse_adapter_folder(Path(name))
         hf, tokenizer = _from_pretrained(name, tokenizer, device, dtype, revision)
     _refuse_unsupported(hf, name)
     hf.eval()
@@ -228,6 +229,14 @@ def shared_copy(hf: PreTrainedModel) -> PreTrainedModel:
     memo: dict[int, Any] = {id(buffer): buffer for buffer in hf.buffers()}
     memo.update({id(p): nn.Parameter(p.detach(), requires_grad=False) for p in hf.parameters()})
     return copy.deepcopy(hf, memo)
+
+
+def _refuse_adapter_folder(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds an adapter, not a model; lensteer.focus.load({str(folder)!r}) merges one that lensteer "
+            "trained, and for others PEFT's merge_and_unload() makes a model that load_model takes"
+        )
 
 
 def _default_device() -> str:

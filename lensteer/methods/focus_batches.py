@@ -22,9 +22,8 @@ from torch import Tensor
 
 from lensteer.answers import answer_ids
 from lensteer.data.focus import Asked
-from lensteer.messages import short
 from lensteer.models import tokenizer_of
-from lensteer.prompts import tokenize
+from lensteer.prompts import context_length, tokenize
 from lensteer.scoring import fresh_cache, keep_last
 
 if TYPE_CHECKING:
@@ -54,20 +53,21 @@ def encode(model: TransformerBridge, asked: Asked, *, max_length: int, eos: bool
     Raises:
         ValueError: more tokens than ``max_length`` or the model's context, or a tokenizer without that token.
     """
-    (row,) = tokenize(model, [asked.prompt], prompt_format="plain")
-    answer = answer_ids(model, row, asked.target)
-    if eos:
-        end = tokenizer_of(model).eos_token_id
-        if end is None:
+    tokenizer, limit = tokenizer_of(model), min(max_length, context_length(model))
+    length = len(tokenizer(asked.prompt)["input_ids"])
+    if length < limit:
+        (row,) = tokenize(model, [asked.prompt], prompt_format="plain")
+        answer = answer_ids(model, row, asked.target)
+        if eos and tokenizer.eos_token_id is None:
             raise ValueError("this tokenizer has no end-of-sequence token; train with eos=False")
-        answer = [*answer, end]
-    if len(row) + len(answer) > max_length:
-        raise ValueError(
-            f"example {asked.example.id!r} has {len(row)} + {len(answer)} tokens as {asked.kind} "
-            f"({short(asked.prompt[-60:])}), more than max_length={max_length}; a cut would lose the answer cue: raise "
-            "max_length or leave the example out"
-        )
-    return Encoded(row.ids, answer)
+        answer = [*answer, tokenizer.eos_token_id] if eos else answer
+        if length + len(answer) <= limit:
+            return Encoded(row.ids, answer)
+    raise ValueError(
+        f"example {asked.example.id!r} as {asked.kind!r} has {length} tokens before its answer, which leaves no room "
+        f"for it in max_length={max_length} and the model's context of {context_length(model)}; a cut would lose the "
+        "answer cue: raise max_length or leave the example out"
+    )
 
 
 def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Int[Tensor, "batch pos"]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
+from operator import index
 from typing import Any
 
 import torch
@@ -42,12 +43,9 @@ def focus_pairs(
     """
     count = _family_size(positive, negative, wording)
     chosen = _templates(templates, count, wording)
-    checked = task.require(examples)
     pairs = []
-    for example in checked:
-        own = chosen
-        if isinstance(templates, int):
-            own = random.Random(f"{seed}\n{example.id}").sample(range(count), templates)
+    for example in task.require(examples):
+        own = chosen or random.Random(f"{seed}\n{example.id}").sample(range(count), index(templates))  # type: ignore[arg-type]
         for number in own:
             up, down = (task.ask(example, kind, wording=wording, template=number) for kind in (positive, negative))
             pairs.append((up, down))
@@ -93,19 +91,17 @@ def _family_size(positive: Kind, negative: Kind, wording: Wording) -> int:
     return counts[0]
 
 
-def _templates(templates: Any, count: int, wording: Wording) -> list[int]:
-    if isinstance(templates, str) or not isinstance(templates, int | Iterable):
-        raise TypeError(f"templates must be their numbers, or how many to draw, got {templates!r}")
+def _templates(templates: Any, count: int, wording: Wording) -> list[int] | None:
+    """The numbers that all examples share; None where each draws its own."""
+    about = f"the wording {wording.name!r} has {count} of each kind"
     if isinstance(templates, int):
         if not 1 <= templates <= count:
-            raise ValueError(
-                f"templates={templates}: the wording {wording.name!r} has {count} to draw from, at least 1"
-            )
-        return []
-    chosen = list(templates)
-    if not chosen or len(set(chosen)) < len(chosen) or not all(i in range(count) for i in chosen):
-        raise ValueError(
-            f"templates={templates!r}: give numbers from 0 to {count - 1}, each once; the wording {wording.name!r} has "
-            f"{count}"
-        )
+            raise ValueError(f"templates={templates} of them cannot be drawn; {about}")
+        return None
+    try:
+        chosen = [index(number) for number in templates]
+    except TypeError:
+        raise TypeError(f"templates must be their numbers, or how many to draw, got {templates!r}") from None
+    if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= number < count for number in chosen):
+        raise ValueError(f"templates={templates!r}: give numbers from 0 to {count - 1}, each once; {about}")
     return chosen

@@ -42,7 +42,7 @@ from lensteer.methods.focus_runs import (
 from lensteer.methods.focus_settings import FocusSettings
 from lensteer.models import plain_model, shared_copy, twin_of
 from lensteer.progress import progress_bar
-from lensteer.prompts import context_length, pad_id
+from lensteer.prompts import pad_id
 from lensteer.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -80,15 +80,16 @@ def train(
     about = about_run(model, task, *checked, settings)
     if is_finished(folder, about):
         return read_adapter(folder)
-    write_atomically(folder / "checkpoints" / RUN_FILE, json.dumps(about, indent=1).encode())
     with _own_randomness(settings.seed), quiet_training():
         adapted = peft.get_peft_model(shared_copy(plain_model(model)), _lora(peft, model, settings))
         adapted.peft_config["default"].base_model_name_or_path = twin_of(model).name  # not a folder of this machine
         trainer, bar = _trainer(model, adapted, task, checked, settings, folder, progress)
+        write_atomically(folder / "checkpoints" / RUN_FILE, json.dumps(about, indent=1).encode())
         with bar:
             result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
     if trainer.is_world_process_zero():
-        adapted.save_pretrained(str(folder))
+        with quiet_training():
+            adapted.save_pretrained(str(folder))
         history = history_of(trainer.state.log_history)
         facts = {"best_step": getattr(trainer.state, "best_global_step", None) if checked[1] else None}
         facts["seconds"] = float(result.metrics.get("train_runtime", math.nan))
@@ -116,7 +117,7 @@ def _require_lengths(
     model: TransformerBridge, task: FocusTask, examples: Sequence[FocusExample], settings: FocusSettings
 ) -> None:
     """Refuse what may be too long before the first step: the longest inputs in every wording that may be drawn."""
-    limit = min(settings.max_length, context_length(model))
+    limit = settings.max_length
     fixed = replace(settings, objective="sft_y")
     sized = [(len(encode(model, fixed.drawn(task, x, ""), max_length=limit, eos=settings.eos)), x) for x in examples]
     longest = [example for _, example in sorted(sized, key=lambda pair: -pair[0])[:3]]

@@ -30,7 +30,7 @@ from torch import Tensor
 from lensteer.answers import answer_ids
 from lensteer.capture import capture
 from lensteer.data import data_hash
-from lensteer.data.focus import TRAINING, FocusExample, FocusTask, Kind, Wording, focus_on, ignore
+from lensteer.data.focus import TRAINING, Asked, FocusExample, FocusTask, Kind, Wording, focus_on, ignore
 from lensteer.methods.directions import Directions, fit_directions
 from lensteer.methods.focus_pairs import cell_weights, focus_pairs
 from lensteer.models import fingerprint, plain_model
@@ -100,14 +100,10 @@ def vectors(
     how: dict[str, Any] = {"batch_size": batch_size, "resume": resume, "progress": progress}
     found = capture(model, list(texts), names, prompt_format="plain", **how).stacked()
     sides = [found[:, [texts[pair[side].prompt] for pair in pairs]] for side in (0, 1)]
-    used = sorted({pair[0].template for pair in pairs})
     about = {
         **fingerprint(model),
-        **{"task": task.name, "core": task.core, "positive": positive, "negative": negative},
-        **{"spurious": ", ".join(sorted({pair[0].example.spurious for pair in pairs}))},
-        **{"wording": wording.name, "templates": " ".join(map(str, used)), "template_seed": str(seed)},
-        **{"prompt_format": "plain", "gated_mlp": str(is_gated(model.hook_dict, 0)), "n_pairs": str(len(pairs))},
-        "data_hash": data_hash([asked.prompt for pair in pairs for asked in pair]),
+        **_about(task, pairs, wording, seed),
+        **{"prompt_format": "plain", "gated_mlp": str(is_gated(model.hook_dict, 0))},
     }
     shares = weights.double() / weights.double().sum()
 
@@ -191,6 +187,18 @@ def _possible_prompts(task: FocusTask) -> list[str]:
         example = FocusExample("probe", dict.fromkeys(task.headings, start), "y", task.spurious[0], "s", "y_s")
         texts += [task.prompt(example), *(task.prompt(example, own) for own in instructions)]
     return list(dict.fromkeys(texts))
+
+
+def _about(task: FocusTask, pairs: Sequence[tuple[Asked, Asked]], wording: Wording, seed: int) -> dict[str, str]:
+    """What a fit records of its data."""
+    up, down = pairs[0]
+    return {
+        **{"task": task.name, "core": task.core, "positive": up.kind, "negative": down.kind},
+        "spurious": ", ".join(sorted({pair[0].example.spurious for pair in pairs})),
+        **{"wording": wording.name, "templates": " ".join(map(str, sorted({pair[0].template for pair in pairs})))},
+        **{"template_seed": str(seed), "n_pairs": str(len(pairs))},
+        "data_hash": data_hash([asked.prompt for pair in pairs for asked in pair]),
+    }
 
 
 def _first_component(

@@ -1,0 +1,173 @@
+"""Training on tiny models: exact resumption, objectives, early stopping, and what is refused before any step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_case
+from focus_cases import TASK, examples, roomy
+from safetensors.torch import load_file
+
+import lensteer.methods.focus_trainer as trainer_module
+from lensteer.data.focus import FocusExample
+from lensteer.methods.focus import FocusSettings, read_adapter, train
+from lensteer.methods.focus_batches import answer_log_probs, answer_logits, collate, encode
+
+pytest.importorskip("peft")
+SMALL = FocusSettings(steps=6, batch_size=4, evaluate_every=2, learning_rate=1e-2, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def case() -> Any:
+    return make_case("llama", **roomy("llama"))
+
+
+def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def run(case: Any, folder: Path, settings: FocusSettings = SMALL, validation: int = 4) -> Any:
+    held_out = examples(validation, start=16) if validation else []
+    return train(case.model, TASK, examples(16), held_out, folder, settings, progress=False)
+
+
+def test_training_lowers_the_loss_and_leaves_the_model_that_was_given_as_it_was(case: Any, tmp_path: Path) -> None:
+    before = {name: p.clone() for name, p in case.hf.state_dict().items()}
+    needed = [p.requires_grad for p in case.hf.parameters()]
+    found = run(case, tmp_path, replace(SMALL, steps=12))
+    assert found.history["validation_loss"].dropna().iloc[-1] < found.history["validation_loss"].dropna().iloc[0]
+    assert all(torch.equal(before[name], p) for name, p in case.hf.state_dict().items())
+    assert [p.requires_grad for p in case.hf.parameters()] == needed
+    assert not any("lora" in name for name, _ in case.hf.named_modules())
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
+    case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(case, tmp_path / "whole")
+    real, calls = trainer_module.FocusTrainer.compute_loss, []
+
+    def stops(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(model.training)
+        if sum(calls) == 6:  # in the sixth step, after the checkpoint of the fourth
+            raise KeyboardInterrupt
+        return real(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module.FocusTrainer, "compute_loss", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(case, tmp_path / "parts")
+    assert not (tmp_path / "parts" / "focus.json").exists()
+    monkeypatch.setattr(trainer_module.FocusTrainer, "compute_loss", real)
+    resumed = run(case, tmp_path / "parts")
+    one, other = adapter_of(whole.folder), adapter_of(resumed.folder)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert resumed.history["step"].tolist() == whole.history["step"].tolist()
+    assert resumed.history["validation_loss"].dropna().tolist() == whole.history["validation_loss"].dropna().tolist()
+
+
+def test_a_finished_run_is_read_and_not_run_again(case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(case, tmp_path)
+    monkeypatch.setattr(trainer_module.FocusTrainer, "train", lambda *_, **__: pytest.fail("it was run again"))
+    assert repr(run(case, tmp_path)) == repr(first)
+    assert read_adapter(tmp_path).settings == SMALL
+    assert read_adapter(tmp_path).task == TASK
+
+
+def test_equal_seeds_give_equal_adapters_and_the_callers_random_numbers_are_left_alone(
+    case: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    one = adapter_of(run(case, tmp_path / "a").folder)
+    assert torch.equal(torch.rand(3), wanted)
+    two, other = (adapter_of(run(case, tmp_path / n, replace(SMALL, seed=s)).folder) for n, s in (("b", 0), ("c", 1)))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_micro_batches_give_the_step_of_the_whole_batch(case: Any, tmp_path: Path) -> None:
+    exact = replace(SMALL, lora_dropout=0.0, steps=4)
+    whole = adapter_of(run(case, tmp_path / "whole", exact).folder)
+    parts = adapter_of(run(case, tmp_path / "parts", replace(exact, micro_batch_size=1)).folder)
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], atol=2e-4, rtol=1e-2)
+
+
+def test_the_first_training_loss_is_that_of_the_drawn_examples(case: Any, tmp_path: Path) -> None:
+    found = run(case, tmp_path, replace(SMALL, steps=1, batch_size=16, evaluate_every=1, lora_dropout=0.0))
+    asked = [SMALL.drawn(TASK, x, "epoch 0") for x in examples(16)]
+    rows = [encode(case.model, one, max_length=500, eos=True) for one in asked]
+    with torch.no_grad():
+        wanted = -answer_log_probs(*answer_logits(case.hf, collate(rows, 0))).mean()
+    assert found.history["loss"].iloc[0] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_the_adapter_of_the_lowest_validation_loss_is_kept_and_training_stops_when_patience_ends(
+    case: Any, tmp_path: Path
+) -> None:
+    wild = replace(SMALL, learning_rate=3.0, steps=40, evaluate_every=1, patience=2)
+    found = run(case, tmp_path, wild)
+    losses = found.history.dropna(subset=["validation_loss"]).set_index("step")["validation_loss"]
+    assert found.best_step == losses.idxmin()
+    assert losses.index[-1] == found.best_step + 2 < 40
+    frozen = [wild.drawn(TASK, x, "validation") for x in examples(4, start=16)]
+    rows = [encode(case.model, one, max_length=500, eos=True) for one in frozen]
+    from lensteer.methods.focus import merge
+
+    with torch.no_grad():
+        again = -answer_log_probs(*answer_logits(merge(case.model, found), collate(rows, 0))).mean()
+    assert float(again) == pytest.approx(losses.min(), rel=1e-3)
+
+
+def test_without_validation_the_last_step_is_kept(case: Any, tmp_path: Path) -> None:
+    found = run(case, tmp_path, validation=0)
+    assert found.best_step is None
+    assert "validation_loss" not in found.history
+
+
+@pytest.mark.parametrize("objective", ["sft_y", "sft_focus", "sft_spurious"])
+def test_every_objective_trains_from_the_same_switch(case: Any, tmp_path: Path, objective: Any) -> None:
+    found = run(case, tmp_path, replace(SMALL, objective=objective, steps=2))
+    assert json.loads((found.folder / "focus.json").read_text())["settings"]["objective"] == objective
+    assert (found.folder / "README.md").read_text().startswith("---")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "gemma2", "qwen2", "mistral"])
+def test_other_architectures_train_on_the_projections_that_they_have(name: str, tmp_path: Path) -> None:
+    case = make_case(name, **roomy(name))
+    found = run(case, tmp_path, replace(SMALL, steps=2))
+    targets = json.loads((found.folder / "adapter_config.json").read_text())["target_modules"]
+    fused = {"gpt2": {"c_attn"}, "neox": {"query_key_value"}}
+    assert set(targets) == fused.get(name, {"q_proj", "v_proj"})
+
+
+def test_a_folder_of_another_run_is_refused(case: Any, tmp_path: Path) -> None:
+    run(case, tmp_path)
+    with pytest.raises(ValueError, match="holds another run: its settings differs; give another folder"):
+        run(case, tmp_path, replace(SMALL, seed=3))
+
+
+def test_what_cannot_be_trained_is_refused_before_any_step(case: Any, tmp_path: Path) -> None:
+    long = FocusExample("long", {"text": "x" * 600}, "no", "word", "red", "no")
+    wrong = FocusExample("wrong", {"text": "x"}, "maybe", "word", "red", "no")
+    bad = [
+        ([*examples(4), long], [], SMALL, "example 'long' as 'empty' has"),
+        ([*examples(4), wrong], [], SMALL, "example 'wrong' has the label 'maybe'"),
+        (examples(4), examples(2), SMALL, "2 sources stand in the examples and in the validation"),
+        ([], [], SMALL, "no examples"),
+        (examples(4), [], replace(SMALL, targets=("query",)), "no modules named"),
+        (examples(4), [], replace(SMALL, micro_batch_size=3), "must be a multiple of micro_batch_size=3"),
+    ]
+    for own, held_out, settings, message in bad:
+        with pytest.raises(ValueError, match=message):
+            train(case.model, TASK, own, held_out, tmp_path / "none", settings, progress=False)
+        assert not (tmp_path / "none" / "adapter_model.safetensors").exists()
+    with pytest.raises(TypeError, match="expected a TransformerBridge"):
+        train(case.hf, TASK, examples(4), [], tmp_path / "none", SMALL)
