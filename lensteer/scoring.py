@@ -22,10 +22,11 @@ from lensteer.attach import face_for
 from lensteer.capture import run
 from lensteer.generate import as_steering, require_prompts
 from lensteer.hooks import Edit
-from lensteer.models import plain_model, tokenizer_of
+from lensteer.models import plain_model, tokenizer_of, twin_of
 from lensteer.positions import STEPS, At
 from lensteer.progress import progress_bar
 from lensteer.prompts import Batch, Prompt, Row, batches, budget, chunks, context_length, tokenize
+from lensteer.shared_beginning import WORTH, can_share, expanded, laid_out, shared_tokens
 from lensteer.steering import Steering
 
 if TYPE_CHECKING:
@@ -211,18 +212,34 @@ def _with_shared_prompts(
 ) -> Iterator[tuple[int, int, int, Scored]]:
     """Each prompt once, then its responses on top of copies of its KV cache; yields (steering, prompt, response, …)."""
     late = [_acts_late(steering) for steering in steerings]
+    face = face_for(model, ())
+    share = any(late) and can_share(face) and not twin_of(model).active
     for batch in batches(model, asked, batch_size, purpose="read"):
-        before = None
-        if sum(late) > 1 and int(batch.attention_mask.sum(1).min()) > 1:
-            face, lengths = face_for(model, ()), batch.attention_mask.sum(1)
-            early = Batch(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], batch.position_ids[:, :-1], batch.rows)
-            # A steering that is open around this call must not take the last token but one for the prompt's last.
-            with torch.inference_mode(), Steering().on(model, prompt_length=lengths):
-                before = run(face, early, use_cache=True, **keep_last(face, 1)).past_key_values
+        before, lengths = None, batch.attention_mask.sum(1)
+        count = shared_tokens(batch.input_ids, lengths, keep=2) if share else 0
+        if count >= WORTH:
+            batch = Batch(*laid_out(batch.input_ids, lengths, count), batch.rows)
+        if (sum(late) > 1 or count >= WORTH) and int(lengths.min()) > 1:
+            before = _read_early(model, face, batch, lengths, count if count >= WORTH else 0)
         for number, steering in enumerate(steerings):
-            start = fresh_cache(before) if late[number] else None
+            start = fresh_cache(before) if late[number] and before is not None else None
             for row, i, scored in _responses(model, batch, answers, steering, start, batch_size):
                 yield number, row, i, scored
+
+
+def _read_early(model: TransformerBridge, face: Any, batch: Batch, lengths: Tensor, count: int) -> Any:
+    """The KV cache of the prompts without their last token; the first ``count`` tokens are the same in all of them."""
+    ids, mask, positions, rows = batch
+    options: dict[str, Any] = {"use_cache": True, **keep_last(face, 1)}
+    with torch.inference_mode():
+        if count:
+            first = Batch(ids[:1, :count], mask[:1, :count], positions[:1, :count], rows[:1])
+            with Steering().on(model, prompt_length=lengths[:1]):
+                options["past_key_values"] = expanded(run(face, first, **options).past_key_values, len(rows))
+        early = Batch(ids[:, count:-1], mask[:, :-1], positions[:, count:-1], rows)
+        # A steering that is open around this call must not take the last token but one for the prompt's last.
+        with Steering().on(model, prompt_length=lengths):
+            return run(face, early, **options).past_key_values
 
 
 def _acts_late(steering: Steering) -> bool:
