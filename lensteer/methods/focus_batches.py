@@ -24,7 +24,8 @@ from lensteer.answers import answer_ids
 from lensteer.data.focus import Asked
 from lensteer.models import tokenizer_of
 from lensteer.prompts import context_length, tokenize
-from lensteer.scoring import fresh_cache, keep_last
+from lensteer.scoring import keep_last
+from lensteer.shared_beginning import WORTH, can_share, expanded, laid_out, shared_tokens, takes_positions
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -34,10 +35,15 @@ IGNORED = -100  # what a label of no token is, by convention
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt and its answer as token ids; the answer is what carries loss."""
+    """A prompt and its answer as token ids; the answer is what carries loss.
+
+    Attributes:
+        experts: for a product of experts, the other one's log-probability of every label.
+    """
 
     prompt: list[int]
     answer: list[int]
+    experts: Float[Tensor, " label"] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -70,7 +76,7 @@ def encode(model: TransformerBridge, asked: Asked, *, max_length: int, eos: bool
     )
 
 
-def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Int[Tensor, "batch pos"]]:
+def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
     """A left-padded batch with labels at the answer tokens and nowhere else.
 
     The mask comes from the lengths, never from comparing ids with the padding id, which may be the end token's.
@@ -82,21 +88,10 @@ def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Int[Tensor, "batch p
         ids[i, width - len(row) :] = torch.tensor(row.prompt + row.answer)
         mask[i, width - len(row) :] = 1
         labels[i, width - len(row.answer) :] = torch.tensor(row.answer)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def shared_tokens(
-    ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]
-) -> int:
-    """How many tokens all rows of a left-padded batch begin with, short of the last one of the shortest prompt."""
-    if len(ids) < 2:
-        return 0
-    starts = (mask == 0).sum(1)
-    most = int(((mask == 1) & (labels == IGNORED)).sum(1).min()) - 1
-    column = starts[:, None] + torch.arange(max(most, 0), device=ids.device)
-    begins = ids.gather(1, column)
-    same = (begins == begins[0]).all(0)
-    return int(same.long().cumprod(0).sum())
+    experts = [row.experts for row in rows if row.experts is not None]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels} | (
+        {"experts": torch.stack(experts)} if experts else {}
+    )
 
 
 def answer_logits(
@@ -109,27 +104,17 @@ def answer_logits(
         share: read the tokens that all rows begin with once; for models without a sliding window.
     """
     ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
-    longest = int((labels != IGNORED).sum(1).max())
+    inner, answers = _inner(model), (labels != IGNORED).sum(1)
+    longest, lengths = int(answers.max()), mask.sum(1)
+    options: dict[str, Any] = {**keep_last(inner, longest + 1), "use_cache": False}
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    options: dict[str, Any] = keep_last(_inner(model), longest + 1)
-    count = shared_tokens(ids, mask, labels) if share else 0
-    if count > 1:
-        first = int((mask[0] == 0).sum())
-        shared = ids[:1, first : first + count]
-        cache = model(input_ids=shared, use_cache=True, **keep_last(_inner(model), 1)).past_key_values
-        own = fresh_cache(cache)
-        own.batch_repeat_interleave(len(ids))
-        # What is left of every row, padded on the left anew.
-        rest = mask.clone()
-        starts = (mask == 0).sum(1)
-        rest[torch.arange(ids.shape[1], device=ids.device)[None] < (starts + count)[:, None]] = 0
-        width = int(rest.sum(1).max())
-        ids, positions, rest = ids[:, -width:], positions[:, -width:], rest[:, -width:]
-        mask = torch.cat([rest.new_ones(len(ids), count), rest], 1)
-        options.update(past_key_values=own, use_cache=True)
-    else:
-        options.update(use_cache=False)
-    if takes_positions(model):
+    count = shared_tokens(ids, lengths, keep=longest + 1) if share else 0
+    if count >= WORTH:
+        ids, mask, positions = laid_out(ids, lengths, count)
+        cache = model(input_ids=ids[:1, :count], use_cache=True, **keep_last(inner, 1)).past_key_values
+        options.update(past_key_values=expanded(cache, len(ids)), use_cache=True)
+        ids, positions = ids[:, count:], positions[:, count:]
+    if takes_positions(inner):
         options["position_ids"] = positions
     logits = model(input_ids=ids, attention_mask=mask, **options).logits
     return logits[:, -longest - 1 : -1].float(), labels[:, -longest:]
@@ -144,20 +129,9 @@ def answer_log_probs(
     return chosen.masked_fill(~there, 0.0).sum(1)
 
 
-def takes_positions(model: Any) -> bool:
-    """Whether a model's forward pass takes position ids."""
-    import inspect
-
-    return "position_ids" in inspect.signature(_inner(model).forward).parameters
-
-
-def can_share(model: Any) -> bool:
-    """Whether keys and values of a shared beginning are right for this model: not with a sliding window, whose
-    distance counts columns and would count the padding between the two parts."""
-    config = _inner(model).config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return not windowed and kinds <= {"full_attention"}
+def can_share_beginnings(model: Any) -> bool:
+    """Whether a beginning that all rows share may be read once; see `lensteer.shared_beginning`."""
+    return can_share(_inner(model))
 
 
 def _inner(model: Any) -> Any:

@@ -53,6 +53,7 @@ _PURPOSE = {
     "fit": "Answers by the feature that a focus instruction names: {core}, or {spurious}.",
     "sft_y": "A baseline: fine-tuned on the labels of {core} alone, without focus instructions.",
     "sft_focus": "A baseline: the labels of focus instruction tuning, without the instructions ({core}, {spurious}).",
+    "poe": "A baseline: fine-tuned on the labels of {core} in a product of experts with a model biased by {spurious}.",
     "sft_spurious": "A bias model: fine-tuned to answer by {spurious} instead of {core}.",
 }
 

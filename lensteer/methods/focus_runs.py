@@ -95,6 +95,7 @@ def about_run(
     examples: Sequence[FocusExample],
     validation: Sequence[FocusExample],
     settings: FocusSettings,
+    bias: TransformerBridge | None,
 ) -> dict[str, Any]:
     """What determines a run; a folder that holds another one is refused."""
     from importlib.metadata import version
@@ -103,6 +104,7 @@ def about_run(
     counts = {"n_examples": len(examples), "n_validation": len(validation)}
     versions = {name: version(name) for name in ("torch", "transformers", "peft", "lensteer")}
     about = {"model": fingerprint(model), "task": asdict(task), "settings": asdict(settings)}
+    data["bias"] = "" if bias is None else fingerprint(bias)["weights"]
     return json.loads(json.dumps({**about, "data": data, **counts, "versions": versions}))
 
 

@@ -6,6 +6,7 @@
 | ``"sft_y"`` | empty instruction | y | SFT(y) |
 | ``"sft_focus"`` | the instruction is left out | y_focus of the same draws | SFT(y_focus) |
 | ``"sft_spurious"`` | empty instruction | y_s | the bias model of PoE |
+| ``"poe"`` | empty instruction | y, beside the bias model (`lensteer.methods.focus_experts`) | PoE |
 
 Source: Lamb et al., ICML 2025 (arXiv 2410.22944), section 3, Algorithm 1 and appendix; LoRA of rank 16 with alpha 32 on
 query and value, P(empty) and a patience of 4 evaluations are theirs. They do not print the learning rate, batch size,
@@ -19,7 +20,7 @@ from typing import Literal, get_args
 
 from lensteer.data.focus import Asked, FocusExample, FocusSampler, FocusTask
 
-Objective = Literal["fit", "sft_y", "sft_focus", "sft_spurious"]
+Objective = Literal["fit", "sft_y", "sft_focus", "sft_spurious", "poe"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
@@ -87,11 +88,15 @@ class FocusSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
 
+    def steps_for(self, n_examples: int) -> int:
+        """Optimiser steps of a run over so many examples."""
+        return self.steps or max(1, self.epochs * n_examples // self.batch_size)
+
     def drawn(self, task: FocusTask, example: FocusExample, key: object) -> Asked:
         """What an example is asked under this objective; equal keys give equal draws."""
-        if self.objective in ("sft_y", "sft_spurious"):
+        if self.objective in ("sft_y", "sft_spurious", "poe"):
             asked = task.ask(example, "empty")
-            return asked if self.objective == "sft_y" else replace(asked, target=example.y_s)
+            return replace(asked, target=example.y_s) if self.objective == "sft_spurious" else asked
         asked = self.sampler.draw(task, example, f"{self.seed} {key}")
         if self.objective == "sft_focus":
             return replace(asked, prompt=task.prompt(example))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,8 @@ import torch
 from lensteer.checkpoints import quiet_transformers
 from lensteer.data.focus import FocusExample, FocusTask, instruction_of
 from lensteer.messages import needs_extra
-from lensteer.methods.focus_batches import collate, encode
+from lensteer.methods.focus_batches import encode
+from lensteer.methods.focus_experts import expert_log_probs, first_tokens
 from lensteer.methods.focus_runs import (
     RUN_FILE,
     FocusAdapter,
@@ -42,7 +42,6 @@ from lensteer.methods.focus_runs import (
 from lensteer.methods.focus_settings import FocusSettings
 from lensteer.models import plain_model, shared_copy, twin_of
 from lensteer.progress import progress_bar
-from lensteer.prompts import pad_id
 from lensteer.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ def train(
     folder: str | Path,
     settings: FocusSettings | None = None,
     *,
+    bias: TransformerBridge | None = None,
     progress: bool = True,
 ) -> FocusAdapter:
     """Train an adapter, or take up an interrupted run in the same folder; a finished one is read, not run again.
@@ -64,6 +64,7 @@ def train(
     Args:
         validation: examples for early stopping; may be empty, then the last step's adapter is kept.
         folder: for the adapter, and under it the checkpoints while it trains.
+        bias: for the objective "poe", the biased model of the product of experts; for no other.
 
     Raises:
         ImportError: without the extra `train` (peft, accelerate).
@@ -75,15 +76,19 @@ def train(
     """
     settings, folder = settings or FocusSettings(), Path(folder)
     peft = require_peft()
-    checked = _checked(model, task, examples, validation)
+    checked = _checked(model, task, examples, validation, settings, bias)
     _require_lengths(model, task, [*checked[0], *checked[1]], settings)
-    about = about_run(model, task, *checked, settings)
+    about = about_run(model, task, *checked, settings, bias)
     if is_finished(folder, about):
         return read_adapter(folder)
+    experts, label_tokens = _experts(model, bias, task, checked, progress)
     with _own_randomness(settings.seed), quiet_training():
         adapted = peft.get_peft_model(shared_copy(plain_model(model)), _lora(peft, model, settings))
         adapted.peft_config["default"].base_model_name_or_path = twin_of(model).name  # not a folder of this machine
-        trainer, bar = _trainer(model, adapted, task, checked, settings, folder, progress)
+        bar = progress_bar(settings.steps_for(len(checked[0])), settings.objective, shown=progress, unit="step")
+        from lensteer.methods.focus_trainer import make_trainer  # it loads much
+
+        trainer = make_trainer(model, adapted, task, checked, settings, folder, bar, experts, label_tokens)
         write_atomically(folder / "checkpoints" / RUN_FILE, json.dumps(about, indent=1).encode())
         with bar:
             result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
@@ -94,12 +99,22 @@ def train(
         facts = {"best_step": getattr(trainer.state, "best_global_step", None) if checked[1] else None}
         facts["seconds"] = float(result.metrics.get("train_runtime", math.nan))
         write_run(folder, about, history, facts)
+    trainer.accelerator.wait_for_everyone()
     return read_adapter(folder)
 
 
 def _checked(
-    model: TransformerBridge, task: FocusTask, examples: Sequence[FocusExample], validation: Sequence[FocusExample]
+    model: TransformerBridge,
+    task: FocusTask,
+    examples: Sequence[FocusExample],
+    validation: Sequence[FocusExample],
+    settings: FocusSettings,
+    bias: TransformerBridge | None,
 ) -> tuple[list[FocusExample], list[FocusExample]]:
+    if (settings.objective == "poe") != (bias is not None):
+        raise ValueError(
+            f"objective={settings.objective!r} {'needs' if bias is None else 'has no use for'} a biased model, bias="
+        )
     if twin_of(model).active:
         raise ValueError("the model is being steered; train outside of the block that steers it")
     own = task.require(examples)
@@ -151,81 +166,20 @@ def _lora(peft: Any, model: TransformerBridge, settings: FocusSettings) -> Any:
     )
 
 
-def _trainer(
+def _experts(
     model: TransformerBridge,
-    adapted: Any,
+    bias: TransformerBridge | None,
     task: FocusTask,
     checked: tuple[list[FocusExample], list[FocusExample]],
-    settings: FocusSettings,
-    folder: Path,
     progress: bool,
-) -> tuple[Any, Any]:
-    from transformers import EarlyStoppingCallback
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-    from lensteer.methods.focus_trainer import Bar, Draws, FocusTrainer, Frozen
-
-    examples, validation = checked
-    steps = settings.steps or max(1, settings.epochs * len(examples) // settings.batch_size)
-    pad = pad_id(model)
-    trainer = FocusTrainer(
-        model=adapted,
-        args=_arguments(adapted, settings, steps, folder / "checkpoints", bool(validation)),
-        train_dataset=Draws(model, task, examples, settings, steps * settings.batch_size),
-        eval_dataset=Frozen(model, task, validation, settings) if validation else None,
-        data_collator=lambda rows: collate(rows, pad),
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.patience)] if validation else [],
-    )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    bar = progress_bar(steps, settings.objective, shown=progress, unit="step")
-    trainer.add_callback(Bar(bar))
-    return trainer, bar
-
-
-def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, validates: bool) -> Any:
-    from transformers import TrainingArguments
-
-    device = next(adapted.parameters()).device
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = settings.micro_batch_size or max(1, settings.batch_size // devices)
-    passes, left = divmod(settings.batch_size, micro * devices)
-    if left or not passes:
-        raise ValueError(
-            f"batch_size={settings.batch_size} must be a multiple of micro_batch_size={micro} times {devices} device(s)"
-        )
-    half = settings.precision == "bfloat16" or (
-        settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    when = {"eval_strategy": "steps", "load_best_model_at_end": True} if validates else {}
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=passes,
-        learning_rate=settings.learning_rate,
-        warmup_steps=math.ceil(settings.warmup * steps),
-        lr_scheduler_type="linear",
-        weight_decay=settings.weight_decay,
-        bf16=half,
-        use_cpu=device.type == "cpu",
-        seed=settings.seed,
-        data_seed=settings.seed,
-        eval_steps=settings.evaluate_every,
-        save_strategy="steps",
-        save_steps=settings.evaluate_every,
-        save_total_limit=2,
-        logging_steps=max(1, settings.evaluate_every // 5),
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        dataloader_pin_memory=device.type == "cuda",
-        **when,  # type: ignore[arg-type]
-    )
+) -> tuple[dict[str, Any], list[int]]:
+    """What the biased model thinks of every example, and the labels' first tokens; nothing without one."""
+    if bias is None:
+        return {}, []
+    examples = [*checked[0], *checked[1]]
+    tokens = first_tokens(model, task, examples[0])
+    log_probs = expert_log_probs(bias, task, examples, progress=progress)
+    return dict(zip((example.id for example in examples), log_probs, strict=True)), tokens
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -14,10 +14,9 @@ from lensteer.methods.focus_batches import (
     IGNORED,
     answer_log_probs,
     answer_logits,
-    can_share,
+    can_share_beginnings,
     collate,
     encode,
-    shared_tokens,
 )
 
 
@@ -69,7 +68,7 @@ def test_a_shared_beginning_changes_neither_loss_nor_gradients() -> None:
 
 
 def test_a_shared_beginning_gives_the_same_log_probabilities_on_every_architecture_without_a_window(case: Any) -> None:
-    if not can_share(case.hf):
+    if not can_share_beginnings(case.hf):
         assert case.name == "gemma2"  # its window would count the padding between the two parts
         return
     _, _, batch = batch_of(case, 5)
@@ -104,17 +103,6 @@ def test_the_mask_comes_from_lengths_so_that_an_end_token_that_is_also_padding_i
     batch = collate(rows, pad=case.tokenizer.eos_token_id)
     assert batch["attention_mask"].sum(1).tolist() == [len(row) for row in rows]
     assert batch["labels"][:, -1].tolist() == [case.tokenizer.eos_token_id] * 3
-
-
-def test_shared_tokens_end_before_the_last_token_of_the_shortest_prompt() -> None:
-    ids = torch.tensor([[0, 5, 6, 7, 9], [5, 6, 7, 8, 9]])
-    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
-    labels = torch.full((2, 5), IGNORED)
-    labels[:, -1] = 9
-    assert shared_tokens(ids, mask, labels) == 2
-    assert shared_tokens(ids[:1], mask[:1], labels[:1]) == 0
-    ids[1, 0] = 4
-    assert shared_tokens(ids, mask, labels) == 0
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_not_cut(llama: Any) -> None:

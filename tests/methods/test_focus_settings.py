@@ -36,8 +36,8 @@ def test_draws_change_with_the_seed_and_with_the_epoch() -> None:
     assert drawn(0, 0) != drawn(1, 0)
 
 
-def test_there_is_one_switch_for_the_four_objectives() -> None:
-    assert OBJECTIVES == ("fit", "sft_y", "sft_focus", "sft_spurious")
+def test_there_is_one_switch_for_the_objectives() -> None:
+    assert OBJECTIVES == ("fit", "sft_y", "sft_focus", "sft_spurious", "poe")
     assert [FocusSettings(objective=name).objective for name in OBJECTIVES] == list(OBJECTIVES)
 
 

@@ -139,6 +139,34 @@ def test_every_objective_trains_from_the_same_switch(case: Any, tmp_path: Path, 
     assert (found.folder / "README.md").read_text().startswith("---")
 
 
+def test_a_product_of_experts_trains_log_p_of_the_right_label_under_the_product(case: Any, tmp_path: Path) -> None:
+    bias = make_case("llama", seed=1, **roomy("llama"))
+    settings = replace(SMALL, objective="poe", steps=1, batch_size=16, evaluate_every=1, lora_dropout=0.0)
+    task = replace(TASK, cue="Out:\n")  # after a line break a label begins with its own letter, not with a blank
+    found = train(case.model, task, examples(16), [], tmp_path, settings, bias=bias.model, progress=False)
+    total = 0.0
+    first = [case.tokenizer(label[0], add_special_tokens=False)["input_ids"][0] for label in task.labels]
+    for example in examples(16):
+        ids = torch.tensor([case.tokenizer(task.prompt(example))["input_ids"]])
+        with torch.no_grad():
+            mine, theirs = (hf(ids).logits[0, -1].double()[first].softmax(-1) for hf in (case.hf, bias.hf))
+        product = mine * theirs / (mine * theirs).sum()
+        total -= float(product[task.labels.index(example.y)].log())
+    assert found.history["loss"].iloc[0] == pytest.approx(total / 16, rel=1e-4)
+
+
+def test_a_biased_model_belongs_to_the_product_of_experts_alone(case: Any, tmp_path: Path) -> None:
+    for objective, bias, message in (("poe", None, "needs a biased model"), ("fit", case.model, "has no use for")):
+        with pytest.raises(ValueError, match=message):
+            settings = replace(SMALL, objective=objective)  # type: ignore[arg-type]
+            train(case.model, TASK, examples(4), [], tmp_path, settings, bias=bias)
+
+
+def test_labels_that_begin_with_one_token_cannot_be_told_apart_by_it(case: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="begin with one token"):
+        train(case.model, TASK, examples(4), [], tmp_path, replace(SMALL, objective="poe"), bias=case.model)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "neox", "gemma2", "qwen2", "mistral"])
 def test_other_architectures_train_on_the_projections_that_they_have(name: str, tmp_path: Path) -> None:
     case = make_case(name, **roomy(name))

@@ -1,0 +1,65 @@
+"""Product of experts (PoE): a model trained beside a biased one, so that it need not learn what that one knows.
+
+    p(label) ∝ p_θ(label | x) · p_B(label | x),   log p(y) is trained, p_B stays as it is; p_θ alone answers afterwards
+
+Both are over the task's labels only, by the first token of each, at the first place of the answer, after the empty
+prompt. The biased model p_B is one that was trained with the objective "sft_spurious".
+
+Source: Lamb et al., ICML 2025 (arXiv 2410.22944), the comparison with debiasing on BBQ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensteer.answers import answer_ids
+from lensteer.data.focus import FocusExample, FocusTask
+from lensteer.prompts import tokenize
+from lensteer.scoring import score_options
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def first_tokens(model: TransformerBridge, task: FocusTask, example: FocusExample) -> list[int]:
+    """The first token of every label, as it stands after a prompt of the task.
+
+    Raises:
+        ValueError: a task without labels, or two labels that begin with the same token.
+    """
+    if not task.labels:
+        raise ValueError(f"{task.name!r} has free answers; a product of experts is over labels")
+    (row,) = tokenize(model, [task.prompt(example)], prompt_format="plain")
+    ids = [answer_ids(model, row, label)[0] for label in task.labels]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"two of the labels {task.labels} begin with one token; a product of experts tells them by it")
+    return ids
+
+
+def expert_log_probs(
+    model: TransformerBridge, task: FocusTask, examples: Sequence[FocusExample], *, progress: bool = True
+) -> Float[Tensor, "example label"]:
+    """log p_B of every label of every example, normalised over the labels.
+
+    Raises:
+        ValueError: as `first_tokens`, or a prompt that is too long.
+    """
+    ids = [[token] for token in first_tokens(model, task, examples[0])]
+    prompts = [task.prompt(example) for example in examples]
+    (scored,) = score_options(model, prompts, [ids] * len(prompts), prompt_format="plain", progress=progress)
+    found = torch.tensor([[float(option.log_probs[0]) for option in own] for own in scored])
+    return found.log_softmax(-1)
+
+
+def product_log_probs(
+    logits: Float[Tensor, "batch vocab"],
+    labels: Int[Tensor, " label"],
+    experts: Float[Tensor, "batch label"],
+) -> Float[Tensor, "batch label"]:
+    """log p of every label under the product: the logits of the labels and the other expert, normalised together."""
+    return (logits[:, labels].log_softmax(-1) + experts).log_softmax(-1)
