@@ -15,6 +15,8 @@
 | `concepts` | is it about a concept, by its words or by a judge? |
 | `judge` | what does a model answer to a yes-or-no question about each text? |
 | `multiple_choice` | which option of a question does the model, steered or not, find most likely? |
+| `focus` | does the answer follow the feature that a focus instruction names? |
+| `label_beams` | which label does constrained beam search choose? |
 | `truthfulqa` | does it find true answers more likely than false ones (MC1, MC2, MC3)? |
 | `folds` | questions divided so that none is scored that was fitted on |
 | `lm_eval_model` | all tasks of lm-eval: `LensteerLM`, a steered model as an lm-eval model |
@@ -30,10 +32,12 @@ from typing import Any
 
 from lensteer.evaluate.concepts import concept_judge, concept_presence
 from lensteer.evaluate.fluency import degenerate, perplexity, response_perplexity
+from lensteer.evaluate.focus import focus_accuracy, focus_accuracy_grid, focus_prompts, label_log_probs
 from lensteer.evaluate.folds import Fold, folds
 from lensteer.evaluate.formats import bullets, json_format, letter_case, lines_matching
 from lensteer.evaluate.ifeval import ifeval, instruction_ids
 from lensteer.evaluate.judge import judge
+from lensteer.evaluate.label_beams import label_beams
 from lensteer.evaluate.length import lengths, meets_length, split_sentences
 from lensteer.evaluate.multiple_choice import multiple_choice, multiple_choice_grid, require_single_token
 from lensteer.evaluate.open_answers import exact_match
@@ -74,6 +78,11 @@ __all__ = [
     "multiple_choice",
     "multiple_choice_grid",
     "require_single_token",
+    "focus_accuracy",
+    "focus_accuracy_grid",
+    "focus_prompts",
+    "label_log_probs",
+    "label_beams",
     "truthfulqa",
     "truthfulqa_scores",
     "Fold",
