@@ -19,6 +19,10 @@
     effect_perplexity       effect against what a transport costs on neutral text
     unit_histograms         source, target and transported samples of single units
     std_scatter             how wide each unit is on either side
+    focus_radar             accuracy for each kind of focus instruction, a line for each split
+    focus_bars              the same for methods side by side, with intervals
+    focus_patching_curve    at which layer a focus instruction decides the answer
+    focus_comparison_bars   prompts, vectors and both, model by model
     transport_cost          how far source and target are apart, by layer and kind of site
 
 Each takes tables or arrays and returns a ``plotly.graph_objects.Figure``; nothing is drawn or written.
@@ -29,6 +33,8 @@ from __future__ import annotations
 from analysis.figures.choice_maps import accuracy_by_pairs, choice_map, patching_comparison
 from analysis.figures.comparisons import confirmation_bars, length_distributions
 from analysis.figures.elements import criterion_agreement, criterion_stability, element_map, layer_distribution
+from analysis.figures.focus import focus_bars, focus_radar
+from analysis.figures.focus_layers import focus_comparison_bars, focus_patching_curve
 from analysis.figures.heatmaps import cosine_map, layer_strength_map
 from analysis.figures.layers import separation_by_layer
 from analysis.figures.tokens import projection_strip
@@ -45,6 +51,10 @@ __all__ = [
     "criterion_stability",
     "effect_perplexity",
     "element_map",
+    "focus_bars",
+    "focus_comparison_bars",
+    "focus_patching_curve",
+    "focus_radar",
     "layer_distribution",
     "layer_strength_map",
     "length_distributions",
