@@ -1,0 +1,103 @@
+"""The commands ``lensteer focus train | evaluate | compare``: focus instruction tuning, and steering against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from analysis.terminal import DEFAULT, Device, Model, load, say, show
+
+focus = typer.Typer(help="Train a model to follow focus instructions, score it, compare it with steering.")
+
+Data = Annotated[str, typer.Option(help="ss (sentiment), smnli, bbq or hans.")]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
+]
+Adapter = Annotated[Path, typer.Argument(help="Folder that `lensteer focus train` wrote.")]
+
+
+@focus.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the adapter; an interrupted run goes on here.")],
+    data: Data = "ss",
+    source: Source = None,
+    objective: Annotated[str, typer.Option(help="fit, sft_y, sft_focus or sft_spurious.")] = "fit",
+    steps: Annotated[int | None, typer.Option(help="Default: ten passes over the examples.")] = None,
+    batch_size: int = 16,
+    learning_rate: float = 1e-4,
+    evaluate_every: int = 100,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    model: Model = DEFAULT,
+    device: Device = None,
+    seed: int = 0,
+) -> None:
+    """Train a LoRA adapter on focus instructions, or one of the baselines, and save it with its model card."""
+    from lensteer.methods.focus import FocusSettings
+    from lensteer.methods.focus import train as train_adapter
+
+    how: dict[str, Any] = {"objective": objective, "steps": steps, "batch_size": batch_size, "precision": precision}
+    settings = FocusSettings(**how, learning_rate=learning_rate, evaluate_every=evaluate_every, seed=seed)
+    examples = _data(data, source, seed)
+    show(examples.report().round(3), repr(examples))
+    adapter = train_adapter(load(model, device), examples.task, examples.train, examples.validation, out, settings)
+    show(adapter.history.round(4).fillna(""), repr(adapter))
+    say(f"wrote {adapter.folder}")
+
+
+@focus.command()
+def evaluate(
+    adapter: Annotated[Path | None, typer.Argument(help="Folder of an adapter. Default: the model as it is.")] = None,
+    data: Data = "ss",
+    source: Source = None,
+    n: Annotated[int | None, typer.Option(help="Examples of each split. Default: all.", min=1)] = None,
+    shots: Annotated[int, typer.Option(help="Demonstrations before each query.", min=0)] = 0,
+    scoring: Annotated[str, typer.Option(help="exact, or beam (constrained beam search).")] = "exact",
+    unseen_wording: Annotated[bool, typer.Option("--unseen-wording", help="Templates not trained on.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write every answer, .csv or .parquet.")] = None,
+    model: Model = DEFAULT,
+    device: Device = None,
+    seed: int = 0,
+) -> None:
+    """Focus accuracy on every test split, for every kind of instruction."""
+    from analysis.focus_tables import focus_by_split
+    from analysis.tables import table_ending, write_table
+    from lensteer.data.focus import TRAINING, UNSEEN
+    from lensteer.evaluate import focus_accuracy
+
+    if out is not None:
+        table_ending(out)
+    if scoring not in ("exact", "beam"):
+        raise typer.BadParameter(f"--scoring must be exact or beam, got {scoring!r}")
+    examples = _data(data, source, seed)
+    asked = [example for split in examples.tests.values() for example in split[:n]]
+    lens = _lens(adapter, model, device)
+    how: dict[str, Any] = {"scoring": scoring, "shots": shots, "seed": seed}
+    how["wording"] = UNSEEN if unseen_wording else TRAINING
+    found = focus_accuracy(lens, examples.task, asked, demonstrations=examples.train if shots else (), **how)
+    table = focus_by_split(found.assign(model=model if adapter is None else adapter.name))
+    show(table.round(3), "Focus accuracy (95 % intervals over examples)")
+    if out is not None:
+        say(f"wrote {write_table(found.drop(columns='log_likelihoods'), out)}")
+
+
+def _lens(adapter: Path | None, model: str, device: str | None) -> Any:
+    from lensteer.methods.focus import load as load_adapter
+
+    base = load(model, device)
+    return base if adapter is None else load_adapter(adapter, base)
+
+
+def _data(name: str, source: list[str] | None, seed: int) -> Any:
+    """The data set of ``--data`` and ``--source``."""
+    from lensteer.data.focus import DATASETS
+
+    if name not in DATASETS:
+        raise typer.BadParameter(f"--data must be one of {', '.join(DATASETS)}, got {name!r}")
+    given = source or ["own"]
+    parts = dict(part.split("=", 1) for part in given if "=" in part)
+    if parts and len(parts) < len(given):
+        raise typer.BadParameter(f"--source names parts (train=FILE) and others: {' '.join(given)}; give one kind")
+    return DATASETS[name](parts or (given[0] if len(given) == 1 else given), seed=seed)

@@ -1,0 +1,194 @@
+"""Focus instruction tuning for real: FIT against SFT(y) and SFT(y_focus), over seeds, on splits of other predictivity.
+
+    .venv/bin/python benchmarks/focus.py                               # lensteer's own sentences, SST-5 and BBQ
+    .venv/bin/python benchmarks/focus.py --sets own --seeds 0 --quick
+
+The adapters are small and so are the sets: this runs on two cores. A run that was stopped goes on where it was, from
+the adapters and scores in ``--out``. SST-5 and BBQ are read from ``--data`` and left out where they are not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lensteer.data.focus import FocusExample
+    from lensteer.data.focus.splits import FocusData
+    from lensteer.methods.focus import FocusSettings
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+OBJECTIVES = ("fit", "sft_y", "sft_focus")
+NAMES = {"fit": "FIT", "sft_y": "SFT(y)", "sft_focus": "SFT(y_focus)", "base": "zero-shot", "few": "few-shot"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything.
+
+    ``words`` is the longest sentence of SST-5 that is taken: two cores pay for every token.
+    """
+
+    steps: int
+    evaluate_every: int
+    validation: int
+    test: int
+    words: int = 16
+    few_shot: int = 30
+
+
+SIZES = {"own": Sizes(160, 20, 60, 80), "sst": Sizes(160, 20, 64, 100), "bbq": Sizes(60, 20, 24, 24)}
+QUICK = Sizes(4, 2, 8, 8, few_shot=4)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, score, and print and write the tables."""
+    options = _options(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    import torch
+
+    from lensteer import load_model
+    from lensteer.methods.focus import FocusSettings
+
+    torch.set_num_threads(options.threads)
+    model, out = load_model(), Path(options.out)
+    pages = []
+    for name in options.sets:
+        size = QUICK if options.quick else SIZES[name]
+        data = _data(name, size, Path(options.data))
+        if data is None:
+            print(f"{name}: no files in {options.data}; left out", file=sys.stderr)
+            continue
+        settings = FocusSettings(
+            steps=size.steps,
+            evaluate_every=size.evaluate_every,
+            learning_rate=options.learning_rate,
+            patience=4,
+            precision=options.precision,
+        )
+        pages.append(_study(model, name, data, size, settings, options.seeds, out / ("quick" if options.quick else "")))
+        print(pages[-1], flush=True)
+    (out / "focus.md").write_text("\n".join(pages))
+    return 0
+
+
+def _data(name: str, size: Sizes, folder: Path) -> FocusData | None:
+    from lensteer.data.focus import bbq, sentiment
+
+    if name == "own":
+        return sentiment("own", n_test=min(size.test, 80))
+    if name == "sst":
+        paths = {split: folder / f"sst5_{split}.jsonl" for split in ("train", "test")}
+        if not all(path.is_file() for path in paths.values()):
+            return None
+        rows = {
+            split: [row for row in _rows(path) if len(row["text"].split()) <= size.words]
+            for split, path in paths.items()
+        }
+        return sentiment(rows, n_validation=size.validation, n_test=size.test)
+    files = sorted(folder.glob("bbq_*.jsonl"))
+    return bbq(files, unseen=("Nationality",), n_validation=size.validation, n_test=size.test) if files else None
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    return map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def _study(
+    model: Any, name: str, data: FocusData, size: Sizes, settings: FocusSettings, seeds: Sequence[int], out: Path
+) -> str:
+    """All methods on one set, as a page of Markdown."""
+    import pandas as pd
+
+    from lensteer.methods.focus import load, train
+
+    tests = [example for split in data.tests.values() for example in split]
+    results, runs = [_scores(model, data, tests, "base", 0, out / name)], []
+    results.append(
+        _scores(model, data, _some(data, size.few_shot), "few", 0, out / name, shots=4, demonstrations=data.train)
+    )
+    for seed in seeds:
+        for objective in OBJECTIVES:
+            own: Any = replace(settings, objective=objective, seed=seed)
+            folder = out / name / f"{objective}-{seed}"
+            adapter = train(model, data.task, data.train, data.validation[: size.validation], folder, own)
+            results.append(_scores(load(adapter, model), data, tests, objective, seed, out / name))
+            losses = adapter.history["validation_loss"].dropna()
+            seconds = {"seconds": adapter.seconds, "best step": adapter.best_step, "validation loss": losses.min()}
+            runs.append({"method": NAMES[objective], "seed": seed, **seconds})
+    return _page(name, data, pd.concat(results, ignore_index=True), pd.DataFrame(runs), settings)
+
+
+def _some(data: FocusData, count: int) -> list[FocusExample]:
+    """The first examples of every split: a prompt with demonstrations is five times as long."""
+    return [example for split in data.tests.values() for example in split[:count]]
+
+
+def _scores(
+    model: Any, data: FocusData, examples: Sequence[FocusExample], method: str, seed: int, folder: Path, **shots: Any
+) -> pd.DataFrame:
+    """Focus accuracy of a model, from the folder where it is there."""
+    import pandas as pd
+
+    from lensteer.evaluate.focus import focus_accuracy
+
+    path = folder / f"{method}-{seed}.csv"
+    if not path.is_file():
+        started = time.monotonic()
+        found = focus_accuracy(model, data.task, examples, **shots).drop(columns="log_likelihoods")
+        folder.mkdir(parents=True, exist_ok=True)
+        found.assign(method=NAMES[method], repeat=seed, seconds=time.monotonic() - started).to_csv(path, index=False)
+    return pd.read_csv(path, dtype={"y": str, "y_s": str, "target": str, "predicted": str})
+
+
+def _page(name: str, data: FocusData, results: pd.DataFrame, runs: pd.DataFrame, settings: FocusSettings) -> str:
+    from analysis.focus_tables import focus_over_repeats
+
+    rates = focus_over_repeats(results, by=["method"])
+    lines = [
+        f"**{name}**: {data!r}. At most {settings.steps} steps of {settings.batch_size}, learning rate "
+        f"{settings.learning_rate:g}.",
+        "",
+    ]
+    kinds = list(dict.fromkeys(rates["kind"]))
+    for split in dict.fromkeys(rates["split"]):
+        rows = rates[rates["split"] == split]
+        lines += [f"*{split}*, an answer by y alone would score {rows['always_y'].iloc[-1]:.2f} on focus(S)", ""]
+        lines += ["| method | " + " | ".join(kinds) + " | runs x examples |", "| --- " * (len(kinds) + 2) + "|"]
+        for method, own in rows.groupby("method", sort=False):
+            cells = [f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in own.itertuples()]
+            lines.append(f"| {method} | " + " | ".join(cells) + f" | {own['repeats'].iloc[0]} x {own['n'].iloc[0]} |")
+        lines.append("")
+    lines += ["| method | seed | seconds | best step | validation loss |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {r[0]} | {r[1]} | {r[2]:.0f} | {r[3]} | {r[4]:.3f} |" for r in runs.itertuples(index=False)]
+    return "\n".join([*lines, ""])
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=["own", "sst", "bbq"], choices=["own", "sst", "bbq"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--data", default=str(DATA), help="folder with sst5_*.jsonl and bbq_*.jsonl")
+    parser.add_argument("--out", default="focus-runs", help="adapters, scores and tables; a second run goes on")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true", help="a few steps: shows that it runs, nothing else")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
