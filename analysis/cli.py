@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analysis.cli_focus import focus
 from analysis.cli_transport import export, transport
 from analysis.terminal import DEFAULT, Device, Model, layers_in
 from analysis.terminal import load as _load
@@ -201,6 +202,7 @@ def generate(
 
 app.command()(transport)
 app.command()(export)
+app.add_typer(focus, name="focus")
 
 
 @app.command()

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.terminal import DEFAULT, Device, Model, load, say, show
+from analysis.terminal import DEFAULT, Device, Model, layers_in, load, say, show
 
 focus = typer.Typer(help="Train a model to follow focus instructions, score it, compare it with steering.")
 
-Data = Annotated[str, typer.Option(help="ss (sentiment), smnli, bbq or hans.")]
+Data = Annotated[str, typer.Option(help="ss (sentiment), smnli, bbq or shans.")]
 Source = Annotated[
     list[str] | None,
     typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
@@ -30,6 +30,7 @@ def train(
     learning_rate: float = 1e-4,
     evaluate_every: int = 100,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    half: Annotated[bool, typer.Option("--half", help="Write the adapter in float16.")] = False,
     model: Model = DEFAULT,
     device: Device = None,
     seed: int = 0,
@@ -39,6 +40,7 @@ def train(
     from lensteer.methods.focus import train as train_adapter
 
     how: dict[str, Any] = {"objective": objective, "steps": steps, "batch_size": batch_size, "precision": precision}
+    how["half"] = half
     settings = FocusSettings(**how, learning_rate=learning_rate, evaluate_every=evaluate_every, seed=seed)
     examples = _data(data, source, seed)
     show(examples.report().round(3), repr(examples))
@@ -83,10 +85,46 @@ def evaluate(
         say(f"wrote {write_table(found.drop(columns='log_likelihoods'), out)}")
 
 
-def _lens(adapter: Path | None, model: str, device: str | None) -> Any:
+@focus.command()
+def compare(
+    adapter: Adapter,
+    out: Annotated[Path, typer.Option(help="Folder for tables, vectors and steerings; a second run goes on.")],
+    data: Data = "ss",
+    source: Source = None,
+    layers: Annotated[str, typer.Option(help="Of the vectors, as 10:30:2 or 8,12,16. Default: all.")] = "",
+    n_train: Annotated[int, typer.Option(help="Examples to fit on.", min=4)] = 96,
+    n_validation: Annotated[int, typer.Option(help="Examples to choose on.", min=4)] = 40,
+    n_test: Annotated[int, typer.Option(help="Examples of each test split.", min=2)] = 40,
+    rivals: Annotated[bool, typer.Option(help="Also SADI's heads and activation transport.")] = True,
+    model: Model = DEFAULT,
+    device: Device = None,
+    seed: int = 0,
+) -> None:
+    """Compare the trained model and its base, told by prompt, by a focus vector, by both or not at all."""
+    from dataclasses import replace
+
+    from analysis.focus_size import FocusSize
+    from analysis.focus_study import focus_study
+
+    examples = _data(data, source, seed)
+    base = load(model, device)
+    models = {"base": base, "FIT": _lens(adapter, model, device, base)}
+    size = FocusSize(layers=tuple(layers_in(layers, int(base.cfg.n_layers))) if layers else None)
+    if not rivals:
+        size = replace(size, heads=(), transports=())
+    tests = {split: own[:n_test] for split, own in examples.tests.items()}
+    parts = (examples.train[:n_train], examples.validation[:n_validation], tests)
+    found = focus_study(models, examples.task, *parts, out, size=size, seed=seed, say=say)
+    show(found.table.round(3), repr(found))
+    for path in [*found.save(out), *found.files]:
+        say(f"wrote {path}")
+
+
+def _lens(adapter: Path | None, model: str, device: str | None, base: Any = None) -> Any:
+    """The model that was asked for, with the adapter in it."""
     from lensteer.methods.focus import load as load_adapter
 
-    base = load(model, device)
+    base = load(model, device) if base is None else base
     return base if adapter is None else load_adapter(adapter, base)
 
 

@@ -5,9 +5,10 @@
     train(model, task, examples, validation, folder)   LoRA on drawn focus instructions; baselines by one setting
     load(folder)                                       the adapter, merged, as a TransformerBridge
     merge, save_merged                                 the merged plain model, and a folder of it
+    vectors, label_leakage, after_instruction          focus vectors: the same without training, and where to add them
 
 Tasks, examples, instructions and their wording are in `lensteer.data.focus`; focus accuracy is in
-`lensteer.evaluate.focus`; vectors that do without training in `lensteer.methods.focus_vectors`.
+`lensteer.evaluate.focus`.
 
 Source: Lamb et al., "Focus On This, Not That! Steering LLMs with Adaptive Feature Specification", ICML 2025
 (arXiv 2410.22944). No code of the authors is public; what the paper leaves open is a default here, said in
@@ -20,16 +21,20 @@ from lensteer.methods.focus_merging import check_merged, load, merge, save_merge
 from lensteer.methods.focus_runs import FocusAdapter, read_adapter
 from lensteer.methods.focus_settings import OBJECTIVES, FocusSettings, Objective
 from lensteer.methods.focus_training import train
+from lensteer.methods.focus_vectors import after_instruction, label_leakage, vectors
 
 __all__ = [
     "FocusAdapter",
     "FocusSettings",
     "OBJECTIVES",
     "Objective",
+    "after_instruction",
     "check_merged",
+    "label_leakage",
     "load",
     "merge",
     "read_adapter",
     "save_merged",
     "train",
+    "vectors",
 ]

@@ -57,6 +57,15 @@ class FocusAdapter:
         )
 
 
+def halve(path: Path) -> None:
+    """Write the tensors of a safetensors file in float16."""
+    from safetensors.torch import load_file, save
+
+    # PEFT reads the metadata that it writes.
+    tensors = {name: tensor.half().contiguous() for name, tensor in load_file(path).items()}
+    write_atomically(path, save(tensors, {"format": "pt"}))
+
+
 def read_adapter(folder: str | Path) -> FocusAdapter:
     """What `train` wrote.
 

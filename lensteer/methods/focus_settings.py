@@ -45,6 +45,7 @@ class FocusSettings:
         eos: whether the end-of-sequence token belongs to the answer.
         precision: "float32"; "bfloat16" computes in it and keeps the adapter in float32; "auto" is bfloat16 on a GPU
             that has it.
+        half: whether the adapter is written in float16, half as large; it is trained in float32 either way.
         seed: of the adapter's first values, the order of examples, the draws and dropout.
 
     Raises:
@@ -69,6 +70,7 @@ class FocusSettings:
     max_length: int = 512
     eos: bool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    half: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ from lensteer.methods.focus_runs import (
     RUN_FILE,
     FocusAdapter,
     about_run,
+    halve,
     history_of,
     is_finished,
     read_adapter,
@@ -95,6 +96,8 @@ def train(
     if trainer.is_world_process_zero():
         with quiet_training():
             adapted.save_pretrained(str(folder))
+        if settings.half:
+            halve(folder / "adapter_model.safetensors")
         history = history_of(trainer.state.log_history)
         facts = {"best_step": getattr(trainer.state, "best_global_step", None) if checked[1] else None}
         facts["seconds"] = float(result.metrics.get("train_runtime", math.nan))

@@ -126,6 +126,13 @@ def test_the_adapter_of_the_lowest_validation_loss_is_kept_and_training_stops_wh
     assert float(again) == pytest.approx(losses.min(), rel=1e-3)
 
 
+def test_a_half_precision_adapter_is_the_rounded_one(case: Any, tmp_path: Path) -> None:
+    whole = adapter_of(run(case, tmp_path / "whole").folder)
+    half = adapter_of(run(case, tmp_path / "half", replace(SMALL, half=True)).folder)
+    assert whole.keys() == half.keys()
+    assert all(torch.equal(half[name], whole[name].half()) for name in whole)
+
+
 def test_without_validation_the_last_step_is_kept(case: Any, tmp_path: Path) -> None:
     found = run(case, tmp_path, validation=0)
     assert found.best_step is None
