@@ -17,13 +17,20 @@ Source: Lamb et al., "Focus On This, Not That! Steering LLMs with Adaptive Featu
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import lensteer.data
 from lensteer.methods.focus_merging import check_merged, load, merge, save_merged
 from lensteer.methods.focus_runs import FocusAdapter, read_adapter
 from lensteer.methods.focus_settings import OBJECTIVES, FocusSettings, Objective
 from lensteer.methods.focus_training import train
 from lensteer.methods.focus_vectors import after_instruction, label_leakage, vectors
 
+EXAMPLE = Path(lensteer.data.__file__).parent / "focus_adapter"
+"""An adapter that comes with lensteer: FIT of the default model on `lensteer.data.focus.sentiment()`, for `load`."""
+
 __all__ = [
+    "EXAMPLE",
     "FocusAdapter",
     "FocusSettings",
     "OBJECTIVES",
