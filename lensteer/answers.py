@@ -221,6 +221,26 @@ def answered_rows(
     return joined
 
 
+def require_prefix_free(model: TransformerBridge, labels: Sequence[str], ids: Sequence[list[int]]) -> None:
+    """Refuse labels of which one is the beginning of another: what is said cannot tell these apart.
+
+    Args:
+        ids: the tokens of each label, as `answer_ids` gives them.
+
+    Raises:
+        ValueError: names the two labels and their tokens.
+    """
+    tokenizer = tokenizer_of(model)
+    for short_one, own in zip(labels, ids, strict=True):
+        for long_one, other in zip(labels, ids, strict=True):
+            if long_one != short_one and other[: len(own)] == own:
+                pieces = [[str(tokenizer.decode([token])) for token in tokens] for tokens in (own, other)]
+                raise ValueError(
+                    f"the label {short_one!r} is the beginning of {long_one!r} for this model ({pieces[0]} and "
+                    f"{pieces[1]}), so a response cannot tell them apart; name one of them in other words"
+                )
+
+
 def _joined(row: Row, answer: str) -> str:
     return row.text + ("" if row.text[-1:].isspace() else " ") + answer.strip()
 

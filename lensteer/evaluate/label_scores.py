@@ -10,7 +10,7 @@ all others, and beam search knows where a label ends. Equal prompts are scored o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -51,7 +51,7 @@ def label_ids(
 
 
 def _ids_after(model: TransformerBridge, row: Row, labels: Sequence[str], name: str) -> list[list[int]]:
-    from lensteer.answers import answer_ids
+    from lensteer.answers import answer_ids, require_prefix_free
     from lensteer.models import tokenizer_of
     from lensteer.prompts import context_length
 
@@ -66,19 +66,8 @@ def _ids_after(model: TransformerBridge, row: Row, labels: Sequence[str], name: 
         ids = [answer_ids(model, row, label) for label in labels]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    _require_prefix_free(tokenizer_of(model), labels, ids)
+    require_prefix_free(model, labels, ids)
     return ids
-
-
-def _require_prefix_free(tokenizer: Any, labels: Sequence[str], ids: Sequence[list[int]]) -> None:
-    for short_one, own in zip(labels, ids, strict=True):
-        for long_one, other in zip(labels, ids, strict=True):
-            if long_one != short_one and other[: len(own)] == own:
-                pieces = [[str(tokenizer.decode([token])) for token in tokens] for tokens in (own, other)]
-                raise ValueError(
-                    f"the label {short_one!r} is the beginning of {long_one!r} for this model ({pieces[0]} and "
-                    f"{pieces[1]}), so a response cannot tell them apart; name one of them in other words"
-                )
 
 
 def distinct(rows: Sequence[Row]) -> tuple[list[int], list[int]]:

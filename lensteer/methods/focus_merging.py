@@ -71,10 +71,13 @@ def load(
             seen, and never to be passed over.
         ImportError, FileNotFoundError, ValueError: as `merge`.
     """
-    run_file = read_adapter(_folder(adapter))
-    base = model if model is not None else load_model(_base_name(run_file.folder), **options)
-    lens = load_model(merge(base, run_file), tokenizer=tokenizer_of(base))
-    check_merged(lens, base, run_file.task)
+    trained = read_adapter(_folder(adapter))
+    made_on = _about(trained.folder)["model"]
+    base = model
+    if base is None:
+        base = load_model(made_on["model"], **{"revision": made_on["revision"] or None, **options})
+    lens = load_model(merge(base, trained), tokenizer=tokenizer_of(base))
+    check_merged(lens, base, trained.task)
     return lens
 
 
@@ -86,11 +89,17 @@ def save_merged(lens: TransformerBridge, folder: str | Path) -> Path:
 
 
 def check_merged(lens: TransformerBridge, base: TransformerBridge, task: FocusTask) -> None:
-    """Check on a prompt of the task that lens and merged model agree, and that the base differs.
+    """Check on prompts of the task that lens and merged model agree, and that both differ from the base.
+
+    Where the two differ by little, in half precision say, agreement alone proves nothing, so the lens is also asked
+    for its weights: it must hold all of the merged model's.
 
     Raises:
         RuntimeError: as `load`.
     """
+    held = {p.data_ptr() for p in lens_model(lens).parameters()}
+    if missing := [name for name, p in plain_model(lens).named_parameters() if p.data_ptr() not in held]:
+        raise RuntimeError(f"the lens lacks weights of the merged model: {', '.join(missing[:3])}")
     fields = dict.fromkeys(task.headings, "The weather is fine.")
     label = task.labels[0] if task.labels else "yes"
     example = FocusExample("check", fields, label, task.spurious[0], "any", label, ("1", "2", "3"))
@@ -101,8 +110,9 @@ def check_merged(lens: TransformerBridge, base: TransformerBridge, task: FocusTa
     allowed = _TOLERANCE.get(plain_model(lens).dtype, 0.2)
     if (worst := float((merged - shown).abs().max())) > allowed:
         raise RuntimeError(f"the lens differs from the merged model by {worst:.3g} nats, more than {allowed:g}")
-    if (moved := float((merged - plain).abs().max())) <= 1e-6:
-        raise RuntimeError(f"the merged model differs from the base by {moved:.3g} nats only: the adapter is not in it")
+    for name, face in (("merged model", merged), ("lens", shown)):
+        if (moved := float((face - plain).abs().max())) <= 1e-6:
+            raise RuntimeError(f"the {name} differs from the base by {moved:.3g} nats only: the adapter is not in it")
 
 
 def _log_probs(face: Any, model: TransformerBridge, prompts: list[str]) -> Float[Tensor, "prompt vocab"]:
@@ -128,16 +138,17 @@ def _folder(adapter: FocusAdapter | str | Path) -> Path:
     return folder
 
 
-def _base_name(folder: Path) -> str:
-    return str(_about(folder)["model"]["model"])
-
-
 def _require_base(model: TransformerBridge, folder: Path) -> None:
+    """Refuse another model than the one that the adapter was trained on, and one that has it already."""
     made_on, here = _about(folder)["model"], fingerprint(model)
-    differ = [key for key in ("architecture", "n_layers", "d_model", "tokenizer") if made_on[key] != here[key]]
-    if differ:
+    # In another dtype the same weights are other numbers; then the name has to do.
+    identity = "weights" if made_on["dtype"] == here["dtype"] else "model"
+    keys = ("architecture", "n_layers", "d_model", "tokenizer", identity)
+    if differ := [key for key in keys if made_on[key] != here[key]]:
         told = ", ".join(f"{key} {made_on[key]} there and {here[key]} here" for key in differ)
-        raise ValueError(f"the adapter in {folder} was trained on {made_on['model']}, which this model is not: {told}")
+        raise ValueError(
+            f"the adapter in {folder} was trained on {made_on['model']}, which {here['model']} is not: {told}"
+        )
 
 
 def _about(folder: Path) -> dict[str, Any]:

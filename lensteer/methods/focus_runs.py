@@ -126,7 +126,11 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
     for path in (folder / RUN_FILE, folder / "checkpoints" / RUN_FILE):
         if path.is_file():
             held = json.loads(path.read_text(encoding="utf-8"))
-            other = [key for key in ("model", "task", "settings", "data") if held.get(key) != about[key]]
+            # As objects, so that a field which came with a later version counts as its default.
+            same = {"task": task_from(held["task"]) == task_from(about["task"])}
+            same["settings"] = settings_from(held["settings"]) == settings_from(about["settings"])
+            other = [key for key in ("model", "data") if held.get(key) != about[key]]
+            other += [key for key, equal in same.items() if not equal]
             if other:
                 raise ValueError(
                     f"{folder} holds another run: its {', '.join(other)} differ{'s' * (len(other) == 1)}; give another "
@@ -150,4 +154,5 @@ def write_run(folder: Path, about: dict[str, Any], history: list[dict[str, Any]]
     write_atomically(folder / "README.md", card(run).encode())
     # Last: where it is, the run is finished.
     write_atomically(folder / RUN_FILE, json.dumps(run, indent=1).encode())
+    # Other processes may be done with the checkpoints a little later on a shared file system.
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

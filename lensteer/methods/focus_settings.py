@@ -43,8 +43,8 @@ class FocusSettings:
         patience: evaluations without a lower validation loss after which training stops.
         max_length: tokens of a prompt with its answer; a longer one is refused, never cut.
         eos: whether the end-of-sequence token belongs to the answer.
-        precision: "float32"; "bfloat16" computes in it and keeps the adapter in float32; "auto" is bfloat16 on a GPU
-            that has it.
+        precision: "float32" computes in the model's own dtype; "bfloat16" in bfloat16, with the adapter in float32;
+            "auto" is bfloat16 on a GPU that has it.
         half: whether the adapter is written in float16, half as large; it is trained in float32 either way.
         seed: of the adapter's first values, the order of examples, the draws and dropout.
 

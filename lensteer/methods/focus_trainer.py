@@ -33,7 +33,7 @@ from lensteer.methods.focus_batches import (
     collate,
     encode,
 )
-from lensteer.methods.focus_experts import product_log_probs
+from lensteer.methods.focus_experts import LabelTokens, product_log_probs
 from lensteer.methods.focus_settings import FocusSettings
 from lensteer.prompts import pad_id
 
@@ -99,9 +99,9 @@ class Frozen(Dataset[Encoded]):
 class FocusTrainer(Trainer):
     """A Trainer whose loss is the mean over examples of −log p(answer), and which reads its data in order."""
 
-    def __init__(self, *args: Any, label_tokens: Sequence[int] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, label_tokens: LabelTokens | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._label_tokens = list(label_tokens)
+        self._label_tokens = label_tokens
         # The loss is a mean over the rows of a forward pass; all passes have as many, so the Trainer's own division
         # by accumulation steps and devices gives the mean over the batch.
         self.model_accepts_loss_kwargs = False
@@ -116,9 +116,10 @@ class FocusTrainer(Trainer):
     ) -> Any:
         """Eq. 3 on one forward pass; for a product of experts, the same of the labels under the product."""
         logits, tokens = answer_logits(model, inputs, share=self._share)
-        if "experts" in inputs:
-            labels = torch.tensor(self._label_tokens, device=logits.device)
-            starts = (tokens != IGNORED).long().argmax(1, keepdim=True)
+        if self._label_tokens is not None:
+            before, own = self._label_tokens
+            labels = torch.tensor(own, device=logits.device)
+            starts = (tokens != IGNORED).long().argmax(1, keepdim=True) + len(before)
             first = logits.gather(1, starts[..., None].expand(-1, -1, logits.shape[-1]))[:, 0]
             right = (tokens.gather(1, starts) == labels).long().argmax(1, keepdim=True)
             log_probs = product_log_probs(first, labels, inputs["experts"]).gather(1, right)[:, 0]
@@ -157,7 +158,7 @@ def make_trainer(
     folder: Path,
     bar: Any,
     experts: dict[str, Any],
-    label_tokens: list[int],
+    label_tokens: LabelTokens | None,
 ) -> Any:
     """The Trainer of a run, silent but for the bar.
 
@@ -172,7 +173,7 @@ def make_trainer(
         train_dataset=Draws(model, task, examples, settings, experts, steps * settings.batch_size),
         eval_dataset=Frozen(model, task, validation, settings, experts) if validation else None,
         data_collator=lambda rows: collate(rows, pad),
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.patience)] if validation else [],
+        callbacks=[EarlyStoppingCallback(settings.patience)] if validation else [],
         label_tokens=label_tokens,
     )
     for callback in (PrinterCallback, ProgressCallback):
@@ -190,21 +191,19 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
         raise ValueError(
             f"batch_size={settings.batch_size} must be a multiple of micro_batch_size={micro} times {devices} device(s)"
         )
-    half = settings.precision == "bfloat16" or (
-        settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
     when = {"eval_strategy": "steps", "load_best_model_at_end": True} if validates else {}
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
+        # Several devices fill the last batch with rows that it had before, which a mean over a batch would count.
+        per_device_eval_batch_size=micro if devices == 1 else 1,
         gradient_accumulation_steps=passes,
         learning_rate=settings.learning_rate,
-        warmup_steps=math.ceil(settings.warmup * steps),
+        warmup_steps=min(math.ceil(settings.warmup * steps), steps - 1),
         lr_scheduler_type="linear",
         weight_decay=settings.weight_decay,
-        bf16=half,
+        bf16=computed_in(settings, device) == "bfloat16",
         use_cpu=device.type == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
@@ -212,6 +211,7 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
         save_strategy="steps",
         save_steps=settings.evaluate_every,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # how often patience was tried
         logging_steps=max(1, settings.evaluate_every // 5),
         report_to=[],
         disable_tqdm=True,
@@ -222,3 +222,13 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
         dataloader_pin_memory=device.type == "cuda",
         **when,  # type: ignore[arg-type]
     )
+    if devices == 1:
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer would give each visible GPU a batch of its own
+    return arguments
+
+
+def computed_in(settings: FocusSettings, device: torch.device) -> str:
+    """What "auto" precision is on a device."""
+    if settings.precision != "auto":
+        return settings.precision
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"

@@ -15,21 +15,22 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import os
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from lensteer.checkpoints import quiet_transformers
-from lensteer.data.focus import FocusExample, FocusTask, instruction_of
+from lensteer.data.focus import FocusExample, FocusTask
 from lensteer.messages import needs_extra
-from lensteer.methods.focus_batches import encode
-from lensteer.methods.focus_experts import expert_log_probs, first_tokens
+from lensteer.methods.focus_checks import checked_examples
+from lensteer.methods.focus_experts import LabelTokens, expert_log_probs, label_tokens
 from lensteer.methods.focus_runs import (
     RUN_FILE,
     FocusAdapter,
@@ -64,35 +65,38 @@ def train(
 
     Args:
         validation: examples for early stopping; may be empty, then the last step's adapter is kept.
-        folder: for the adapter, and under it the checkpoints while it trains.
+        folder: for the adapter, and under it the checkpoints while it trains. It may be moved between two parts of a
+            run.
         bias: for the objective "poe", the biased model of the product of experts; for no other.
 
     Raises:
         ImportError: without the extra `train` (peft, accelerate).
-        ValueError: examples that do not fit the task, that stand in both sets, or that are too long; a folder that
-            holds another run; a model that is being steered or has no modules of the names in ``settings.targets``.
+        ValueError: examples that do not fit the task, that stand in both sets, or that are too long; a label that is
+            the beginning of another; a folder that holds another run; a model that is being steered or has no modules
+            of the names in ``settings.targets``.
         TypeError: not a TransformerBridge, or examples that are no list.
 
     All of these come before any training.
     """
-    settings, folder = settings or FocusSettings(), Path(folder)
+    settings, folder = settings or FocusSettings(), Path(folder).resolve()
     peft = require_peft()
-    checked = _checked(model, task, examples, validation, settings, bias)
-    _require_lengths(model, task, [*checked[0], *checked[1]], settings)
+    checked = checked_examples(model, task, examples, validation, settings, bias)
     about = about_run(model, task, *checked, settings, bias)
     if is_finished(folder, about):
         return read_adapter(folder)
-    experts, label_tokens = _experts(model, bias, task, checked, progress)
+    experts, tokens = _experts(model, bias, task, checked, progress)
     with _own_randomness(settings.seed), quiet_training():
         adapted = peft.get_peft_model(shared_copy(plain_model(model)), _lora(peft, model, settings))
         adapted.peft_config["default"].base_model_name_or_path = twin_of(model).name  # not a folder of this machine
-        bar = progress_bar(settings.steps_for(len(checked[0])), settings.objective, shown=progress, unit="step")
+        shown = progress and _is_first_process()
+        bar = progress_bar(settings.steps_for(len(checked[0])), settings.objective, shown=shown, unit="step")
         from lensteer.methods.focus_trainer import make_trainer  # it loads much
 
-        trainer = make_trainer(model, adapted, task, checked, settings, folder, bar, experts, label_tokens)
+        trainer = make_trainer(model, adapted, task, checked, settings, folder, bar, experts, tokens)
         write_atomically(folder / "checkpoints" / RUN_FILE, json.dumps(about, indent=1).encode())
         with bar:
             result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+    trainer.accelerator.wait_for_everyone()  # the others may still read the best checkpoint
     if trainer.is_world_process_zero():
         with quiet_training():
             adapted.save_pretrained(str(folder))
@@ -104,50 +108,6 @@ def train(
         write_run(folder, about, history, facts)
     trainer.accelerator.wait_for_everyone()
     return read_adapter(folder)
-
-
-def _checked(
-    model: TransformerBridge,
-    task: FocusTask,
-    examples: Sequence[FocusExample],
-    validation: Sequence[FocusExample],
-    settings: FocusSettings,
-    bias: TransformerBridge | None,
-) -> tuple[list[FocusExample], list[FocusExample]]:
-    if (settings.objective == "poe") != (bias is not None):
-        raise ValueError(
-            f"objective={settings.objective!r} {'needs' if bias is None else 'has no use for'} a biased model, bias="
-        )
-    if twin_of(model).active:
-        raise ValueError("the model is being steered; train outside of the block that steers it")
-    own = task.require(examples)
-    held_out = task.require(validation) if len(validation) else []
-    both = {example.source for example in own} & {example.source for example in held_out}
-    if both:
-        raise ValueError(
-            f"{len(both)} sources stand in the examples and in the validation (first: {sorted(both)[0]!r}); early "
-            "stopping needs inputs that training has not seen"
-        )
-    return own, held_out
-
-
-def _require_lengths(
-    model: TransformerBridge, task: FocusTask, examples: Sequence[FocusExample], settings: FocusSettings
-) -> None:
-    """Refuse what may be too long before the first step: the longest inputs in every wording that may be drawn."""
-    limit = settings.max_length
-    fixed = replace(settings, objective="sft_y")
-    sized = [(len(encode(model, fixed.drawn(task, x, ""), max_length=limit, eos=settings.eos)), x) for x in examples]
-    longest = [example for _, example in sorted(sized, key=lambda pair: -pair[0])[:3]]
-    if settings.objective != "fit":
-        return
-    for example in longest:
-        for kind in settings.sampler.kinds:
-            wording = settings.sampler.wording
-            count = len(wording.templates(instruction_of(kind, task.core, example.spurious)))
-            for template in range(max(count, 1)):
-                asked = task.ask(example, kind, wording=wording, template=template)
-                encode(model, asked, max_length=limit, eos=settings.eos)
 
 
 def _lora(peft: Any, model: TransformerBridge, settings: FocusSettings) -> Any:
@@ -175,32 +135,60 @@ def _experts(
     task: FocusTask,
     checked: tuple[list[FocusExample], list[FocusExample]],
     progress: bool,
-) -> tuple[dict[str, Any], list[int]]:
-    """What the biased model thinks of every example, and the labels' first tokens; nothing without one."""
+) -> tuple[dict[str, Any], LabelTokens | None]:
+    """What the biased model thinks of every example, and what tells the labels apart; nothing without one."""
     if bias is None:
-        return {}, []
+        return {}, None
     examples = [*checked[0], *checked[1]]
-    tokens = first_tokens(model, task, examples[0])
+    tokens = label_tokens(model, task, examples[0])
     log_probs = expert_log_probs(bias, task, examples, progress=progress)
     return dict(zip((example.id for example in examples), log_probs, strict=True)), tokens
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
+    """The checkpoint to go on from, where there is one that is whole; its record of the best one may be of a folder
+    that has moved since.
 
-    # A checkpoint without its state was cut off while it was written.
-    for path in folder.glob("checkpoint-*"):
-        if not (path / "trainer_state.json").is_file():
-            shutil.rmtree(path)
-    return get_last_checkpoint(str(folder))
+    Raises:
+        ValueError: the best checkpoint so far is gone.
+    """
+    whole = {
+        int(path.name.rsplit("-", 1)[1]): path
+        for path in folder.glob("checkpoint-*")
+        if (path / "trainer_state.json").is_file()  # written last
+    }
+    if not whole:
+        return None
+    last = whole[max(whole)]
+    state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+    best = state.get("best_model_checkpoint")
+    if best is not None and Path(best) != folder / Path(best).name:
+        state["best_model_checkpoint"] = str(folder / Path(best).name)
+        if _is_first_process():
+            write_atomically(last / "trainer_state.json", json.dumps(state, indent=2).encode())
+    if best is not None and not (folder / Path(best).name).is_dir():
+        raise ValueError(
+            f"{folder} lacks {Path(best).name}, the best checkpoint of the run so far; delete {folder.parent} and "
+            "train again"
+        )
+    return str(last)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Seeds PyTorch, and gives the caller's random numbers back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    """Seeds PyTorch, and gives the caller's random numbers back afterwards; the Trainer seeds all three."""
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 (what the Trainer sets)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)  # noqa: NPY002
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from focus_cases import TASK, examples, roomy
 
 import lensteer
 from lensteer.methods.focus import FocusSettings, check_merged, load, merge, save_merged, train
-from lensteer.models import shared_copy
+from lensteer.models import shared_copy, twin_of
 
 peft = pytest.importorskip("peft")
 SMALL = FocusSettings(steps=3, batch_size=4, evaluate_every=3, learning_rate=2e-2)
@@ -88,8 +88,25 @@ def test_a_merged_model_that_is_the_base_is_refused(trained: Any) -> None:
 def test_an_adapter_of_another_model_is_refused(trained: Any) -> None:
     case, adapter = trained
     other = make_case("qwen2" if case.name != "qwen2" else "llama", **roomy("llama"))
-    with pytest.raises(ValueError, match="which this model is not: architecture"):
+    with pytest.raises(ValueError, match="is not: architecture"):
         merge(other.model, adapter)
+    same_shape = make_case(case.name, seed=1, **roomy(case.name))
+    with pytest.raises(ValueError, match="is not: weights"):
+        merge(same_shape.model, adapter)
+
+
+def test_an_adapter_is_not_merged_twice(trained: Any) -> None:
+    case, adapter = trained
+    with pytest.raises(ValueError, match="is not: weights"):
+        load(adapter, load(adapter, case.model))
+
+
+def test_a_lens_on_the_weights_of_the_base_is_refused(trained: Any) -> None:
+    case, adapter = trained
+    lens = lensteer.load_model(shared_copy(case.hf), tokenizer=case.tokenizer)
+    twin_of(lens).plain = merge(case.model, adapter)
+    with pytest.raises(RuntimeError, match="the lens lacks weights of the merged model"):
+        check_merged(lens, case.model, TASK)
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path, llama: Any) -> None:
