@@ -17,6 +17,7 @@ Source = Annotated[
     typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
 ]
 Adapter = Annotated[Path, typer.Argument(help="Folder that `lensteer focus train` wrote.")]
+Base = Annotated[str | None, typer.Option(help="Default: the one that the adapter was trained on.")]
 
 
 @focus.command()
@@ -24,7 +25,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the adapter; an interrupted run goes on here.")],
     data: Data = "ss",
     source: Source = None,
-    objective: Annotated[str, typer.Option(help="fit, sft_y, sft_focus or sft_spurious.")] = "fit",
+    objective: Annotated[str, typer.Option(help="fit, sft_y, sft_focus, sft_spurious or poe.")] = "fit",
+    bias: Annotated[Path | None, typer.Option(help="For poe: folder of an adapter trained with sft_spurious.")] = None,
     steps: Annotated[int | None, typer.Option(help="Default: ten passes over the examples.")] = None,
     batch_size: int = 16,
     learning_rate: float = 1e-4,
@@ -42,9 +44,14 @@ def train(
     how: dict[str, Any] = {"objective": objective, "steps": steps, "batch_size": batch_size, "precision": precision}
     how["half"] = half
     settings = FocusSettings(**how, learning_rate=learning_rate, evaluate_every=evaluate_every, seed=seed)
+    if (bias is not None) != (objective == "poe"):
+        raise typer.BadParameter("--bias FOLDER belongs to --objective poe, and poe needs it")
     examples = _data(data, source, seed)
     show(examples.report().round(3), repr(examples))
-    adapter = train_adapter(load(model, device), examples.task, examples.train, examples.validation, out, settings)
+    lens = load(model, device)
+    biased = None if bias is None else _lens(bias, lens)
+    parts = (examples.task, examples.train, examples.validation)
+    adapter = train_adapter(lens, *parts, out, settings, bias=biased)
     show(adapter.history.round(4).fillna(""), repr(adapter))
     say(f"wrote {adapter.folder}")
 
@@ -59,7 +66,7 @@ def evaluate(
     scoring: Annotated[str, typer.Option(help="exact, or beam (constrained beam search).")] = "exact",
     unseen_wording: Annotated[bool, typer.Option("--unseen-wording", help="Templates not trained on.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write every answer, .csv or .parquet.")] = None,
-    model: Model = DEFAULT,
+    model: Base = None,
     device: Device = None,
     seed: int = 0,
 ) -> None:
@@ -75,11 +82,12 @@ def evaluate(
         raise typer.BadParameter(f"--scoring must be exact or beam, got {scoring!r}")
     examples = _data(data, source, seed)
     asked = [example for split in examples.tests.values() for example in split[:n]]
-    lens = _lens(adapter, model, device)
+    base = load(_base(adapter, model), device)
+    lens = base if adapter is None else _lens(adapter, base)
     how: dict[str, Any] = {"scoring": scoring, "shots": shots, "seed": seed}
     how["wording"] = UNSEEN if unseen_wording else TRAINING
     found = focus_accuracy(lens, examples.task, asked, demonstrations=examples.train if shots else (), **how)
-    table = focus_by_split(found.assign(model=model if adapter is None else adapter.name))
+    table = focus_by_split(found.assign(model=_base(None, model) if adapter is None else adapter.name))
     show(table.round(3), "Focus accuracy (95 % intervals over examples)")
     if out is not None:
         say(f"wrote {write_table(found.drop(columns='log_likelihoods'), out)}")
@@ -96,7 +104,7 @@ def compare(
     n_validation: Annotated[int, typer.Option(help="Examples to choose on.", min=4)] = 40,
     n_test: Annotated[int, typer.Option(help="Examples of each test split.", min=2)] = 40,
     rivals: Annotated[bool, typer.Option(help="Also SADI's heads and activation transport.")] = True,
-    model: Model = DEFAULT,
+    model: Base = None,
     device: Device = None,
     seed: int = 0,
 ) -> None:
@@ -107,8 +115,8 @@ def compare(
     from analysis.focus_study import focus_study
 
     examples = _data(data, source, seed)
-    base = load(model, device)
-    models = {"base": base, "FIT": _lens(adapter, model, device, base)}
+    base = load(_base(adapter, model), device)
+    models = {"base": base, "FIT": _lens(adapter, base)}
     size = FocusSize(layers=tuple(layers_in(layers, int(base.cfg.n_layers))) if layers else None)
     if not rivals:
         size = replace(size, heads=(), transports=())
@@ -120,12 +128,20 @@ def compare(
         say(f"wrote {path}")
 
 
-def _lens(adapter: Path | None, model: str, device: str | None, base: Any = None) -> Any:
-    """The model that was asked for, with the adapter in it."""
+def _lens(adapter: Path, base: Any) -> Any:
+    """The base with an adapter in its weights."""
     from lensteer.methods.focus import load as load_adapter
 
-    base = load(model, device) if base is None else base
-    return base if adapter is None else load_adapter(adapter, base)
+    return load_adapter(adapter, base)
+
+
+def _base(adapter: Path | None, model: str | None) -> str:
+    """The name of the model to load: what was asked for, else what the adapter was trained on, else the default."""
+    if model is not None or adapter is None:
+        return model or DEFAULT
+    from lensteer.methods.focus import read_adapter
+
+    return read_adapter(adapter).base["model"]
 
 
 def _data(name: str, source: list[str] | None, seed: int) -> Any:

@@ -50,7 +50,7 @@ class Sizes:
     few_shot: int = 30
 
 
-SIZES = {"own": Sizes(160, 20, 60, 80), "sst": Sizes(160, 20, 64, 100), "bbq": Sizes(60, 20, 24, 24)}
+SIZES = {"own": Sizes(150, 25, 60, 80), "sst": Sizes(175, 25, 64, 80, few_shot=12), "bbq": Sizes(50, 25, 24, 24, few_shot=8)}
 QUICK = Sizes(4, 2, 8, 8, few_shot=4)
 
 
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             steps=size.steps,
             evaluate_every=size.evaluate_every,
             learning_rate=options.learning_rate,
-            patience=4,
+            half=True,
             precision=options.precision,
         )
         pages.append(_study(model, name, data, size, settings, options.seeds, out / ("quick" if options.quick else "")))
@@ -183,7 +183,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--data", default=str(DATA), help="folder with sst5_*.jsonl and bbq_*.jsonl")
     parser.add_argument("--out", default="focus-runs", help="adapters, scores and tables; a second run goes on")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="a few steps: shows that it runs, nothing else")

@@ -72,10 +72,9 @@ def load(
         ImportError, FileNotFoundError, ValueError: as `merge`.
     """
     trained = read_adapter(_folder(adapter))
-    made_on = _about(trained.folder)["model"]
     base = model
     if base is None:
-        base = load_model(made_on["model"], **{"revision": made_on["revision"] or None, **options})
+        base = load_model(trained.base["model"], **{"revision": trained.base["revision"] or None, **options})
     lens = load_model(merge(base, trained), tokenizer=tokenizer_of(base))
     check_merged(lens, base, trained.task)
     return lens
@@ -140,7 +139,7 @@ def _folder(adapter: FocusAdapter | str | Path) -> Path:
 
 def _require_base(model: TransformerBridge, folder: Path) -> None:
     """Refuse another model than the one that the adapter was trained on, and one that has it already."""
-    made_on, here = _about(folder)["model"], fingerprint(model)
+    made_on, here = read_adapter(folder).base, fingerprint(model)
     # In another dtype the same weights are other numbers; then the name has to do.
     identity = "weights" if made_on["dtype"] == here["dtype"] else "model"
     keys = ("architecture", "n_layers", "d_model", "tokenizer", identity)
@@ -149,11 +148,3 @@ def _require_base(model: TransformerBridge, folder: Path) -> None:
         raise ValueError(
             f"the adapter in {folder} was trained on {made_on['model']}, which {here['model']} is not: {told}"
         )
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    import json
-
-    read_adapter(folder)  # for its error
-    content: dict[str, Any] = json.loads((folder / "focus.json").read_text(encoding="utf-8"))
-    return content

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +36,14 @@ class FocusAdapter:
 
     Attributes:
         folder: the adapter's files (PEFT's own), `focus.json` with task and settings, and a model card.
+        base: the fingerprint of the model that it was trained on.
         history: one row per logged step: `step`, `loss` (of training, mean since the last row) and `validation_loss`.
         best_step: the step whose adapter this is; None where there was no validation.
         seconds: training took, evaluations included; of all parts of a resumed run the last.
     """
 
     folder: Path
+    base: Mapping[str, str]
     task: FocusTask
     settings: FocusSettings
     history: pd.DataFrame
@@ -78,10 +80,8 @@ def read_adapter(folder: str | Path) -> FocusAdapter:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no finished focus adapter: there is no {RUN_FILE} in it")
     run = json.loads(path.read_text(encoding="utf-8"))
-    history = pd.DataFrame(run["history"])
-    return FocusAdapter(
-        Path(folder), task_from(run["task"]), settings_from(run["settings"]), history, run["best_step"], run["seconds"]
-    )
+    facts = {"best_step": run["best_step"], "seconds": run["seconds"], "history": pd.DataFrame(run["history"])}
+    return FocusAdapter(Path(folder), run["model"], task_from(run["task"]), settings_from(run["settings"]), **facts)
 
 
 def task_from(plain: dict[str, Any]) -> FocusTask:

@@ -1,0 +1,112 @@
+"""The commands `focus train`, `evaluate` and `compare`: what they refuse early, and a whole round on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import make_case
+from focus_cases import TASK, examples, roomy
+from typer.testing import CliRunner
+
+from analysis import cli
+from lensteer.data import focus as data
+from lensteer.methods.focus import EXAMPLE
+
+pytest.importorskip("peft")
+TINY = ["--data", "tiny"]
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(cli.app, ["focus", *map(str, arguments)], env={"COLUMNS": "1000"})
+
+
+def said(*arguments: Any) -> str:
+    """What a refused command says, without boxes."""
+    result = run(*arguments)
+    assert result.exit_code != 0, result.output
+    return " ".join(result.output.replace("│", " ").split()) + str(result.exception)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.cli_focus.load", lambda *given: pytest.fail("a model was loaded"))
+
+
+@pytest.fixture
+def tiny_set(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tiny model and a data set ``--data tiny``; returns the arguments that the builder was called with."""
+    case, calls = make_case("llama", **roomy("llama")), []
+
+    def build(source: Any, *, seed: int) -> data.FocusData:
+        calls.append((source, seed))
+        tests = {split: examples(8, start=30 + 8 * i) for i, split in enumerate(("iid", "high"))}
+        return data.FocusData(TASK, examples(16), examples(8, start=20), tests)
+
+    monkeypatch.setattr("analysis.cli_focus.load", lambda *given: case.model)
+    monkeypatch.setattr(data, "DATASETS", {"tiny": build})
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--out", "x", "--data", "imdb"], "--data must be one of ss, smnli, bbq, shans"),
+        (["train", "--out", "x", "--objective", "dpo"], "objective must be one of fit"),
+        (["train", "--out", "x", "--objective", "poe"], "--bias FOLDER belongs to --objective poe"),
+        (["train", "--out", "x", "--bias", "b"], "--bias FOLDER belongs to --objective poe"),
+        (["train", "--out", "x", "--source", "train=a.jsonl", "--source", "hub"], "give one kind"),
+        (["train", "--out", "x", "--source", "none.jsonl"], "none.jsonl"),
+        (["evaluate", "--scoring", "best"], "--scoring must be exact or beam"),
+        (["evaluate", "--out", "a.txt"], "a.txt"),
+        (["evaluate", "no-such-folder"], "holds no finished focus adapter"),
+        (["compare", "no-such-folder", "--out", "x"], "holds no finished focus adapter"),
+    ],
+)
+def test_bad_options_are_refused_before_a_model_is_loaded(no_model: None, arguments: list[str], message: str) -> None:
+    assert message in said(*arguments)
+
+
+def test_train_then_evaluate_then_compare(tiny_set: Any, tmp_path: Path) -> None:
+    quick = ["--steps", 2, "--batch-size", 4, "--evaluate-every", 1, "--learning-rate", 0.01]
+    done = run("train", "--out", tmp_path / "adapter", *TINY, *quick, "--seed", 3, "--half")
+    assert done.exit_code == 0, done.output
+    assert tiny_set == [("own", 3)]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    done = run("evaluate", tmp_path / "adapter", *TINY, "--n", 4, "--out", tmp_path / "answers.csv")
+    assert done.exit_code == 0, done.output
+    answers = pd.read_csv(tmp_path / "answers.csv")
+    assert len(answers) == 2 * 4 * 6
+    assert "accuracy" in done.output
+    small = ["--n-train", 8, "--n-validation", 8, "--n-test", 4, "--layers", "1,2", "--no-rivals"]
+    done = run("compare", tmp_path / "adapter", *TINY, *small, "--out", tmp_path / "comparison")
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "comparison" / "focus-table.csv")
+    assert set(table["model"]) == {"base", "FIT"}
+
+
+def test_a_biased_model_is_the_other_expert(tiny_set: Any, tmp_path: Path) -> None:
+    quick = ["--steps", 1, "--batch-size", 4, *TINY]
+    assert run("train", "--out", tmp_path / "biased", "--objective", "sft_spurious", *quick).exit_code == 0
+    done = run("train", "--out", tmp_path / "poe", "--objective", "poe", "--bias", tmp_path / "biased", *quick)
+    assert done.exit_code == 0, done.output
+    assert "poe" in done.output
+
+
+def test_parts_of_a_source_are_named(tiny_set: Any, tmp_path: Path) -> None:
+    run("train", "--out", tmp_path / "a", *TINY, "--steps", 1, "--source", "train=a.jsonl", "--source", "test=b.jsonl")
+    assert tiny_set == [({"train": "a.jsonl", "test": "b.jsonl"}, 0)]
+
+
+def test_the_packaged_adapter_names_its_base_and_no_folder_of_a_machine() -> None:
+    from analysis.cli_focus import _base
+
+    assert _base(EXAMPLE, None) == "smollm2-135m-instruct"
+    assert _base(None, None) == "smollm2-135m-instruct"
+    assert _base(EXAMPLE, "other") == "other"
+    for path in EXAMPLE.iterdir():
+        if path.suffix in (".json", ".md"):
+            assert "/root" not in path.read_text(encoding="utf-8")
+            assert "/tmp" not in path.read_text(encoding="utf-8")
