@@ -21,7 +21,7 @@ TORCH     := $(shell grep '^torch==' constraints.txt)
 help:
 	@echo "make demo | test | test-slow | lint | notebook | bench | clean"
 
-demo: $(VENV)/.installed-eval
+demo: $(VENV)/.installed-eval,train
 	$(BIN)/lensteer demo $(ARGS)
 
 test: $(VENV)/.installed-dev
@@ -35,11 +35,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-notebook: $(VENV)/.installed-eval,notebooks
+notebook: $(VENV)/.installed-eval,train,notebooks
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 # Without the peers' environment (no network, or a Python too new for them) they are left out, and the table says so.
-bench: $(VENV)/.installed-eval
+bench: $(VENV)/.installed-eval,train
 	@$(MAKE) --no-print-directory $(PEERS)/.installed || echo "the peers could not be installed; they are left out" >&2
 	$(BIN)/python benchmarks/run.py $(ARGS)
 

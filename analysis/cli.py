@@ -43,6 +43,7 @@ def demo(
     """Fit, sweep, choose, confirm and report on the embedded model: the whole procedure in one command."""
     from analysis.demo import run_demo
     from analysis.element_study import short_table
+    from analysis.focus_report import short_table as focus_table
     from analysis.transport_report import short_table as transport_table
 
     started = time.monotonic()
@@ -53,6 +54,9 @@ def demo(
     _show(short_table(finished.elements), title)
     title = f"Transport to {finished.transport.name}: test prompts that reach it, and what it costs (95 % intervals)"
     _show(transport_table(finished.transport), title)
+    if finished.focus is not None:
+        title = "Focus instructions: answers by the feature named, test sentences (95 % intervals)"
+        _show(focus_table(finished.focus), title)
     for path in finished.files:
         _say(f"wrote {path}")
     _say(f"done in {time.monotonic() - started:.0f} s")

@@ -111,6 +111,7 @@ def compare(
     """Compare the trained model and its base, told by prompt, by a focus vector, by both or not at all."""
     from dataclasses import replace
 
+    from analysis.focus_report import comparison_report
     from analysis.focus_size import FocusSize
     from analysis.focus_study import focus_study
 
@@ -124,7 +125,8 @@ def compare(
     parts = (examples.train[:n_train], examples.validation[:n_validation], tests)
     found = focus_study(models, examples.task, *parts, out, size=size, seed=seed, say=say)
     show(found.table.round(3), repr(found))
-    for path in [*found.save(out), *found.files]:
+    page = comparison_report(found).save(out / "report.html")
+    for path in [page, *found.save(out), *found.files]:
         say(f"wrote {path}")
 
 

@@ -1,4 +1,4 @@
-"""The main job: instructions, key elements and transport on one model, to one report. ``lensteer demo`` runs it."""
+"""The main job: instructions, key elements, transport and focus on one model, in one report: ``lensteer demo``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pandas as pd
 from analysis import figures
 from analysis.choices import Selection
 from analysis.element_study import ElementSize, ElementStudy, add_to_report, element_study
+from analysis.focus_report import add_focus_to_report, packaged_results
 from analysis.geometry import cosine_matrix, logit_lens, token_projections
 from analysis.layer_selection import Budget, choose, paper_rule
 from analysis.report import Report
@@ -44,16 +45,18 @@ _QUICK_TRANSPORT = replace(
 )
 # A model of 135M parameters has a perplexity of a hundred on short sentences, of which the paper's 1 is no budget.
 _TRANSPORT_BUDGET = TransportBudget(text_rise=None, text_ratio=2.0)
+_FOCUS, _QUICK_FOCUS = 12, 3  # test sentences
 _QUICK_SIZE = Size(pairs=24, validation=4, test=8, layers=(20, 24), max_new_tokens=20)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What the demo found and where it wrote it."""
+    """What the demo found and where it wrote it; `focus` is None on another model than the default one."""
 
     study: Study
     elements: ElementStudy
     transport: TransportStudy
+    focus: pd.DataFrame | None
     table: pd.DataFrame
     files: list[Path]
 
@@ -97,14 +100,22 @@ def run_demo(
         progress=progress,
         say=say,
     )
+    focus = packaged_results(model, _QUICK_FOCUS if quick else _FOCUS, progress=progress, say=say)
     ending = "parquet" if find_spec("pyarrow") else "csv"
     results = write_table(done.results, folder / f"results.{ending}")
     choices = write_table(elements.results.drop(columns="options", errors="ignore"), folder / f"elements.{ending}")
     continued = write_table(transported.results, folder / f"transport.{ending}")
     report = add_transport_to_report(add_to_report(study_report(model, done, seed), elements), transported)
+    if focus is not None:
+        report = add_focus_to_report(report, focus)
     page = report.save(folder / "report.html")
-    files = [page, results, choices, continued, *saved_files(done, folder), *transported.files]
-    return Finished(done, elements, transported, short_table(done.confirmed), files)
+    asked = [] if focus is None else [write_table(_plain(focus), folder / f"focus.{ending}")]
+    files = [page, results, choices, continued, *asked, *saved_files(done, folder), *transported.files]
+    return Finished(done, elements, transported, focus, short_table(done.confirmed), files)
+
+
+def _plain(focus: pd.DataFrame) -> pd.DataFrame:
+    return focus.drop(columns="log_likelihoods")
 
 
 Sized = TypeVar("Sized", Size, ElementSize)

@@ -85,6 +85,8 @@ def test_train_then_evaluate_then_compare(tiny_set: Any, tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     table = pd.read_csv(tmp_path / "comparison" / "focus-table.csv")
     assert set(table["model"]) == {"base", "FIT"}
+    page = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
+    assert "Prompt, vector, both" in page
 
 
 def test_a_biased_model_is_the_other_expert(tiny_set: Any, tmp_path: Path) -> None:
