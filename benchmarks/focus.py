@@ -50,7 +50,7 @@ class Sizes:
     few_shot: int = 30
 
 
-SIZES = {"own": Sizes(150, 25, 60, 80), "sst": Sizes(175, 25, 64, 80, few_shot=12), "bbq": Sizes(50, 25, 24, 24, few_shot=8)}
+SIZES = {"own": Sizes(150, 25, 60, 80, few_shot=12), "sst": Sizes(150, 25, 64, 60, few_shot=4), "bbq": Sizes(40, 20, 24, 24, few_shot=2)}
 QUICK = Sizes(4, 2, 8, 8, few_shot=4)
 
 
