@@ -50,7 +50,7 @@ class Sizes:
     few_shot: int = 30
 
 
-SIZES = {"own": Sizes(150, 25, 60, 80, few_shot=12), "sst": Sizes(150, 25, 64, 60, few_shot=4), "bbq": Sizes(40, 20, 24, 24, few_shot=2)}
+SIZES = {"own": Sizes(150, 25, 60, 80, few_shot=12), "sst": Sizes(150, 25, 48, 40, few_shot=4), "bbq": Sizes(20, 10, 12, 12, few_shot=2)}
 QUICK = Sizes(4, 2, 8, 8, few_shot=4)
 
 

@@ -3,6 +3,7 @@
 Base queries without any constraint in three disjoint splits, instructions in several phrasings (format,
 length, words), and the pairs they give: ``positive = query + " " + instruction text, negative = query``.
 Source and target sentences of concepts and of tones, and of any named subsets: lensteer's own or from files.
+Inputs with a core and a spurious feature, and instructions that name one of the two (`focus`).
 Multiple-choice and open tasks, described as data: lensteer's own small sets, files, or public sets of the hub.
 Importing it opens a few small text files; no model or tokeniser library is loaded.
 
@@ -15,6 +16,7 @@ Importing it opens a few small text files; no model or tokeniser library is load
 
 from __future__ import annotations
 
+import lensteer.data.focus as focus
 from lensteer.data.concepts import (
     CONCEPTS,
     Concept,
@@ -83,4 +85,5 @@ __all__ = [
     "contrastive_pairs",
     "with_shots",
     "split_questions",
+    "focus",
 ]

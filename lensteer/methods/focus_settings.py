@@ -50,6 +50,7 @@ class FocusSettings:
 
     Raises:
         ValueError: a value out of range; names it.
+        TypeError: a value that is no number where one belongs.
     """
 
     objective: Objective = "fit"
@@ -81,8 +82,13 @@ class FocusSettings:
         counts = ("steps", "epochs", "batch_size", "micro_batch_size", "lora_rank", "evaluate_every", "patience")
         for name in (*counts, "max_length"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
+        for name in ("learning_rate", "lora_alpha", "warmup", "lora_dropout", "weight_decay"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise TypeError(f"{name} must be a number, got {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay!r}")
         for name in ("learning_rate", "lora_alpha"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")

@@ -2,7 +2,7 @@
 
 Algorithm 1 draws a focus instruction for every example at every step. So the data of a run are laid out by step: row k
 is an example of epoch k // n in that epoch's own order, with a draw of its own, both from the seed alone. The Trainer
-reads these rows in order, which makes a resumed run the same run, on any number of devices.
+reads these rows in order, which makes a resumed run the same run, and one on several devices the same but for dropout.
 
 Imported only to train: it needs accelerate, and loads much.
 """
@@ -219,6 +219,7 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
         label_names=["labels"],
         metric_for_best_model="eval_loss",
         greater_is_better=False,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=device.type == "cuda",
         **when,  # type: ignore[arg-type]
     )

@@ -6,7 +6,8 @@ The model that is given stays as it is: the adapter is trained on a module tree 
 comes out is a folder with the adapter, the task and the settings; `lensteer.methods.focus_merging.load` turns it into a
 model for the lens. A run that was interrupted goes on at its last evaluation when it is started again.
 
-Several GPUs: `accelerate launch` on a script that calls this; ``batch_size`` is that of all devices together.
+Several GPUs: `accelerate launch` on a script that calls this, where each process loads the model on its own device
+(``device=f"cuda:{os.environ['LOCAL_RANK']}"``); ``batch_size`` is that of all devices together.
 
 Source: Lamb et al., ICML 2025 (arXiv 2410.22944), Eq. 3 and Algorithm 1.
 """

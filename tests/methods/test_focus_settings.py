@@ -48,6 +48,8 @@ def test_there_is_one_switch_for_the_objectives() -> None:
         ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
         ({"lora_dropout": 1.0}, "lora_dropout must be at least 0 and below 1"),
         ({"precision": "int8"}, "precision must be"),
     ],
@@ -55,6 +57,11 @@ def test_there_is_one_switch_for_the_objectives() -> None:
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FocusSettings(**change)
+
+
+def test_a_text_is_no_number() -> None:
+    with pytest.raises(TypeError, match="learning_rate must be a number, got '1e-3'"):
+        FocusSettings(learning_rate="1e-3")  # type: ignore[arg-type]
 
 
 def test_the_sampler_is_part_of_the_settings() -> None:
