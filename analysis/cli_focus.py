@@ -16,7 +16,9 @@ Source = Annotated[
     list[str] | None,
     typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
 ]
-Adapter = Annotated[Path, typer.Argument(help="Folder that `lensteer focus train` wrote.")]
+Adapter = Annotated[
+    Path, typer.Argument(help="Folder that `lensteer focus train` wrote; `example` for the packaged one.")
+]
 Base = Annotated[str | None, typer.Option(help="Default: the one that the adapter was trained on.")]
 
 
@@ -58,7 +60,9 @@ def train(
 
 @focus.command()
 def evaluate(
-    adapter: Annotated[Path | None, typer.Argument(help="Folder of an adapter. Default: the model as it is.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Argument(help="Folder of an adapter, or `example`. Default: the model as it is.")
+    ] = None,
     data: Data = "ss",
     source: Source = None,
     n: Annotated[int | None, typer.Option(help="Examples of each split. Default: all.", min=1)] = None,
@@ -82,6 +86,7 @@ def evaluate(
         raise typer.BadParameter(f"--scoring must be exact or beam, got {scoring!r}")
     examples = _data(data, source, seed)
     asked = [example for split in examples.tests.values() for example in split[:n]]
+    adapter = _folder(adapter)
     base = load(_base(adapter, model), device)
     lens = base if adapter is None else _lens(adapter, base)
     how: dict[str, Any] = {"scoring": scoring, "shots": shots, "seed": seed}
@@ -116,6 +121,7 @@ def compare(
     from analysis.focus_study import focus_study
 
     examples = _data(data, source, seed)
+    adapter = _folder(adapter)
     base = load(_base(adapter, model), device)
     models = {"base": base, "FIT": _lens(adapter, base)}
     size = FocusSize(layers=tuple(layers_in(layers, int(base.cfg.n_layers))) if layers else None)
@@ -135,6 +141,13 @@ def _lens(adapter: Path, base: Any) -> Any:
     from lensteer.methods.focus import load as load_adapter
 
     return load_adapter(adapter, base)
+
+
+def _folder(adapter: Any) -> Any:
+    """The adapter's folder, where ``example`` stands for the packaged one and is no folder here."""
+    from lensteer.methods.focus import EXAMPLE
+
+    return EXAMPLE if adapter == Path("example") and not adapter.exists() else adapter
 
 
 def _base(adapter: Path | None, model: str | None) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
+
+from lensteer.methods.focus_settings import FocusSettings
 
 
 def card(run: Mapping[str, Any]) -> str:
@@ -29,8 +32,15 @@ def card(run: Mapping[str, Any]) -> str:
         f"(SHA-256 {run['data']['examples'][:12]}, {run['data']['validation'][:12]})",
         f"- LoRA of rank {settings['lora_rank']}, alpha {settings['lora_alpha']}, dropout {settings['lora_dropout']}",
         f"- learning rate {settings['learning_rate']}, batches of {settings['batch_size']}, seed {settings['seed']}",
-        f"- best step {run['best_step']}, {run['seconds']:.0f} s",
+        f"- best step {run['best_step']}; {run['seconds']:.0f} s, of its last part where it was interrupted",
         f"- versions: {', '.join(f'{name} {value}' for name, value in run['versions'].items())}",
+        "",
+        "## Made by",
+        "```python",
+        "# task, examples and validation: those named above",
+        f"settings = ls.focus.FocusSettings({_changed(settings)})",
+        "ls.focus.train(model, task, examples, validation, folder, settings)",
+        "```",
         "",
         "## Use",
         "```python",
@@ -56,6 +66,13 @@ _PURPOSE = {
     "poe": "A baseline: fine-tuned on the labels of {core} in a product of experts with a model biased by {spurious}.",
     "sft_spurious": "A bias model: fine-tuned to answer by {spurious} instead of {core}.",
 }
+
+
+def _changed(settings: Mapping[str, Any]) -> str:
+    """The settings that are not the defaults, as arguments."""
+    usual = asdict(FocusSettings())
+    names = [name for name in usual if name in settings and name != "sampler" and settings[name] != usual[name]]
+    return ", ".join(f"{name}={settings[name]!r}" for name in names)
 
 
 def _meaning(values: Mapping[str, str]) -> str:

@@ -103,11 +103,13 @@ def test_parts_of_a_source_are_named(tiny_set: Any, tmp_path: Path) -> None:
 
 
 def test_the_packaged_adapter_names_its_base_and_no_folder_of_a_machine() -> None:
-    from analysis.cli_focus import _base
+    from analysis.cli_focus import _base, _folder
 
     assert _base(EXAMPLE, None) == "smollm2-135m-instruct"
     assert _base(None, None) == "smollm2-135m-instruct"
     assert _base(EXAMPLE, "other") == "other"
+    assert _folder(Path("example")) == EXAMPLE
+    assert _folder(Path("other")) == Path("other")
     for path in EXAMPLE.iterdir():
         if path.suffix in (".json", ".md"):
             assert "/root" not in path.read_text(encoding="utf-8")
