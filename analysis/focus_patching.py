@@ -1,14 +1,18 @@
 """Where in the network the focus is decided: patching from the prompt that asks for y_s into the one that asks for y.
 
-    patched(l)   the run on P⁻ whose activation at layer l, at the last prompt token, is set to that of P⁺
+    patched(l)   the run on P⁻ whose activation at layer l, at the token that predicts the label, is set to that of P⁺
     flips        share of examples that answer y_s when patched, and not on P⁻
     log_odds     log p(y_s) − log p(y)
     restored     (mean log_odds(patched) − mean log_odds(P⁻)) / (mean log_odds(P⁺) − mean log_odds(P⁻))
 
 P⁺ and P⁻ are the same example in templates of the same number, such as focus(S) and focus(C); only informative examples
 count, y ≠ y_s. Restored is 0 where the layer holds nothing of the difference yet, or no longer, and 1 where it holds it
-all: at the last layer's output exactly, if labels differ in their first token (what follows it is read from P⁻). What
-lies before the last prompt token is read once and shared by all layers, so a layer costs one token.
+all: at the last layer's output exactly, if labels go on with one token each (what follows it is read from P⁻).
+
+The token that predicts the label is the last of the prompt. Where all labels begin with the same tokens, such as a
+blank before a digit, these are put after both prompts, the last of them is patched, and labels are scored from there
+(`lensteer.methods.focus_pairs.until_labels_part`). What lies before it is read once and shared by all layers, so a
+layer costs one token.
 
 Lensteer's own; patching is from Vig et al. (2020) and Meng et al. (2022), the instructions from Lamb et al. (ICML 2025,
 arXiv 2410.22944).
@@ -30,7 +34,7 @@ from lensteer.capture import capture
 from lensteer.data.focus import TRAINING, Asked, FocusExample, FocusTask, Kind, Wording
 from lensteer.evaluate.focus_scores import choice_scores, require_choice, tokenised
 from lensteer.hooks import SetElements
-from lensteer.methods.focus_pairs import focus_pairs
+from lensteer.methods.focus_pairs import focus_pairs, until_labels_part
 from lensteer.models import twin_of
 from lensteer.points import hook_names, layer_of, resolve
 from lensteer.positions import at
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
 def focus_patching(
     model: TransformerBridge,
     task: FocusTask,
-    examples: Sequence[FocusExample],
+    examples: Iterable[FocusExample],
     *,
     positive: Kind = "focus(S)",
     negative: Kind = "focus(C)",
@@ -80,13 +84,15 @@ def focus_patching(
     if twin_of(model).active:
         raise ValueError("the model is being steered; patch it outside of the block that steers it")
     names = _names(model, sites, layers)
-    sure = [example for example in task.require(examples) if example.informative]
+    checked = task.require(examples)
+    sure = [example for example in checked if example.informative]
     if not sure:
-        raise ValueError(f"y and y_s differ in none of {len(list(examples))} examples, so no answer can show a flip")
+        raise ValueError(f"y and y_s differ in none of {len(checked)} examples, so no answer can show a flip")
     how: dict[str, Any] = {"templates": templates, "wording": wording, "seed": seed}
     up, down = zip(*focus_pairs(task, sure, positive=positive, negative=negative, **how), strict=True)
     run: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    (rows, ids), (rows_up, ids_up) = (tokenised(model, task, side) for side in (down, up))
+    sides = (until_labels_part(model, *tokenised(model, task, side)) for side in (down, up))
+    (rows, ids), (rows_up, ids_up) = sides
     values = capture(model, rows_up, list(dict.fromkeys(name for _, name in names)), **run)
     patches = [Steering([(name, at(SetElements(values[name], per_row=True), "last"))]) for _, name in names]
     below, *patched = (_run(task, down, own) for own in choice_scores(model, rows, ids, [Steering(), *patches], **run))

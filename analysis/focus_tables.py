@@ -121,8 +121,8 @@ def focus_table(
     run: an always-y oracle has 0 on the kinds that ask for y and a large one on the others.
 
     Args:
-        splits: which ones; all by default. The paper's are iid, high, low and flipped; name them where there are
-            others, such as shifted ones.
+        splits: which ones. By default the paper's, iid, high, low and flipped, as many as there are, so that shifted
+            ones do not count; all where there is none of these, as for BBQ.
 
     Returns:
         the columns ``by``, `kind`, `mean`, `std`, `splits` (their number); `wide` puts it as the paper does.
@@ -130,6 +130,9 @@ def focus_table(
     Raises:
         TypeError, ValueError: as `focus_by_split`; a method or kind without one of the splits.
     """
+    if splits is None and "split" in results:
+        there = set(results["split"])
+        splits = [split for split in _STANDARD if split in there] or None
     means = _split_means(results, by, splits)
     lines = [
         {**cells, "kind": kind, "mean": own.mean(), "std": own.std(ddof=0), "splits": len(own)}

@@ -180,18 +180,22 @@ def _scores(
 
 
 def _page(name: str, data: FocusData, results: pd.DataFrame, runs: pd.DataFrame, settings: FocusSettings) -> str:
+    """Accuracy over splits in the form of the paper's tables, and on the splits that tell most."""
     from analysis.focus_tables import focus_over_repeats
 
-    rates = focus_over_repeats(results, by=["method"])
     lines = [
         f"**{name}**: {data!r}. At most {settings.steps} steps of {settings.batch_size} (baselines "
         f"{SIZES[name].baseline_steps}), learning rate {settings.learning_rate:g}.",
         "",
     ]
-    kinds = list(dict.fromkeys(rates["kind"]))
-    for split in dict.fromkeys(rates["split"]):
+    kinds = list(dict.fromkeys(results["kind"]))
+    if "flipped" in data.tests:
+        lines += _over_splits(results, kinds)
+    rates = focus_over_repeats(results, by=["method"])
+    for split in [one for one in ("flipped", "seen", "unseen") if one in data.tests]:
         rows = rates[rates["split"] == split]
-        lines += [f"*{split}*, an answer by y alone would score {rows['always_y'].iloc[-1]:.2f} on focus(S)", ""]
+        oracle = rows.loc[rows["kind"] == "focus(S)", "always_y"].iloc[0]
+        lines += [f"*{split}*; always answering y scores {oracle:.2f} on focus(S):", ""]
         lines += ["| method | " + " | ".join(kinds) + " | runs x examples |", "| --- " * (len(kinds) + 2) + "|"]
         for method, own in rows.groupby("method", sort=False):
             cells = [f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in own.itertuples()]
@@ -200,6 +204,20 @@ def _page(name: str, data: FocusData, results: pd.DataFrame, runs: pd.DataFrame,
     lines += ["| method | seed | seconds | best step | validation loss |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {r[0]} | {r[1]} | {r[2]:.0f} | {r[3]} | {r[4]:.3f} |" for r in runs.itertuples(index=False)]
     return "\n".join([*lines, ""])
+
+
+def _over_splits(results: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+    """Mean of the split means and their spread; several runs are averaged example by example first."""
+    from analysis.focus_tables import focus_over_repeats
+
+    rates = focus_over_repeats(results, by=["method"])
+    lines = ["mean over the four splits ± spread across them (not run noise):", ""]
+    lines += ["| method | " + " | ".join(kinds) + " | runs |", "| --- " * (len(kinds) + 2) + "|"]
+    for method, own in rates.groupby("method", sort=False):
+        split_means = own.pivot(index="split", columns="kind", values="accuracy")[kinds]
+        cells = [f"{split_means[kind].mean():.2f} ± {split_means[kind].std(ddof=0):.2f}" for kind in kinds]
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {own['repeats'].iloc[0]} |")
+    return [*lines, ""]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -32,7 +32,7 @@ from analysis.tables import one_of, require_columns, require_finite
 from lensteer.data.focus.instructions import Kind
 
 _ACROSS = 3
-_PANEL, _GAP = 300, 110  # pixels: a radar, and the labels below it with the title of the next
+_PANEL, _GAP = 270, 110  # pixels: a radar, and the labels below it with the title of the next
 _TOP, _BOTTOM = 175, 50
 _PATTERNS = ["", "/", "x", ".", "\\", "-", "+"]
 
@@ -86,7 +86,7 @@ def focus_radar(
     figure.update_layout(
         template=NAME,
         height=height,
-        width=max(430 * across, 560),
+        width=max(460 * across, 560),
         margin={"t": _TOP, "b": _BOTTOM, "l": 80, "r": 80},
         legend={"y": 1 + 72 / (height - _TOP - _BOTTOM)},
         title={"y": 1 - 16 / height},  # however many rows there are

@@ -2,6 +2,11 @@
 
 Both are lensteer's own. P⁺ and P⁻ ask the same example under two kinds of instructions, in templates of the same number
 (`lensteer.data.focus`); `lensteer.methods.focus_vectors` reads what the model makes of the difference.
+
+    prompt   In: … Out:        labels   ␣ 1,  ␣ 2,  ␣ 3        `until_labels_part`:  In: … Out: ␣   and   1,  2,  3
+
+It is read where the label is predicted. Many tokenizers give a digit and the blank before it a token each; then the
+prompt's last token predicts the blank, which all labels have, and the blank is the token that predicts the label.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +24,11 @@ from torch import Tensor
 
 from lensteer.data.focus import TRAINING, Asked, FocusExample, FocusTask, Kind, Wording
 from lensteer.data.focus.instructions import check_kinds, instruction_of
+from lensteer.models import tokenizer_of
+from lensteer.prompts import Row
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 def focus_pairs(
@@ -74,6 +84,28 @@ def cell_weights(task: FocusTask, examples: Sequence[FocusExample]) -> Float[Ten
             f"one at least (there are {len(cells)} cells)"
         )
     return torch.tensor([1 / (len(cells) * counts[example.y, example.y_s]) for example in examples])
+
+
+def until_labels_part(
+    model: TransformerBridge, rows: Sequence[Row], ids: Sequence[Sequence[Sequence[int]]]
+) -> tuple[list[Row], list[list[list[int]]]]:
+    """Prompts that end with the first tokens that all labels have in common, and the labels without them.
+
+    Args:
+        rows: prompts; ids: the tokens of every label after each of them, ``[prompt][label][token]``, of which none
+            begins another, as `lensteer.evaluate.label_scores.label_ids` gives them.
+
+    Returns:
+        both unchanged where the labels differ in their first token.
+    """
+    read, left = [], []
+    for row, labels in zip(rows, ids, strict=True):
+        count = next(i for i, tokens in enumerate(zip(*labels, strict=False)) if len(set(tokens)) > 1)
+        common = list(labels[0][:count])
+        text = row.text + str(tokenizer_of(model).decode(common)) if common else row.text
+        read.append(Row(row.ids + common, row.own + [True] * count, text))
+        left.append([list(label[count:]) for label in labels])
+    return read, left
 
 
 def _family_size(positive: Kind, negative: Kind, wording: Wording) -> int:

@@ -3,13 +3,15 @@
     v_l = Σ over cells (y, y_s)  1/#cells · mean over the cell's examples and templates of  h_l(P⁺) − h_l(P⁻)
 
 P⁺ and P⁻ are prompts of the same example with templates of the same number, so they differ in the focus block alone:
-P⁺ asks for y_s, such as focus(S), and P⁻ for y, such as focus(C). h_l is read at the last prompt token, the one that
-predicts the label. **Every cell weighs the same**, however many examples it has: P⁺ and P⁻ have their model answer y_s
-and y, and without the weights v_l would hold the direction from the commoner y to the commoner y_s. `label_leakage`
-measures what is left of that. Fit on examples of the training split only.
+P⁺ asks for y_s, such as focus(S), and P⁻ for y, such as focus(C). h_l is read at the token that predicts the label: the
+last of the prompt, or, where all labels begin with the same tokens, such as a blank before a digit, the last of these,
+which are then put after both prompts (`until_labels_part`). **Every cell weighs the same**, however many examples it
+has: P⁺ and P⁻ have their model answer y_s and y, and without the weights v_l would hold the direction from the commoner
+y to the commoner y_s. `label_leakage` measures what is left of that. Fit on examples of the training split only.
 
 `Directions.add` applies it: on the empty prompt a positive strength steers toward S and a negative one toward C, at the
-last prompt token and generated ones (`STEPS`), or at every token after the task instruction (`after_instruction`).
+last prompt token and all after it (`STEPS`), or at every token after the task instruction (`after_instruction`). Tokens
+that labels begin with follow the prompt when labels are scored or generated, so both hold for them too.
 
 The instructions are those of focus instruction tuning (Lamb et al., ICML 2025, arXiv 2410.22944); reading vectors from
 them is lensteer's own and not in the paper.
@@ -27,15 +29,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensteer.answers import answer_ids
+from lensteer.answers import answer_ids, require_prefix_free
 from lensteer.capture import capture
 from lensteer.data import data_hash
 from lensteer.data.focus import TRAINING, Asked, FocusExample, FocusTask, Kind, Wording, focus_on, ignore
 from lensteer.methods.directions import Directions, fit_directions
-from lensteer.methods.focus_pairs import cell_weights, focus_pairs
+from lensteer.methods.focus_pairs import cell_weights, focus_pairs, until_labels_part
 from lensteer.models import fingerprint, plain_model
 from lensteer.points import hook_names, is_gated, plain_path
-from lensteer.prompts import tokenize
+from lensteer.prompts import Row, tokenize
 from lensteer.steering import Steering
 
 if TYPE_CHECKING:
@@ -82,12 +84,12 @@ def vectors(
 
     Returns:
         directions of norm 1. ``difference_norm`` is the norm of v_l and ``activation_norm`` weighs cells alike; the
-        AUROC counts pairs as they are.
+        AUROC counts pairs as they are. Where labels begin alike, ``metadata["read_at"]`` is what they begin with.
 
     Raises:
         ValueError: a cell without examples, kinds or templates that `focus_pairs` refuses, an unknown method, examples
-            that the task refuses, a site that the model lacks, a prompt that is too long, or sides that differ at no
-            layer.
+            that the task refuses, a site that the model lacks, a prompt that is too long with its label, labels that
+            merge with the end of a prompt or begin one another, or sides that differ at no layer.
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
@@ -97,12 +99,14 @@ def vectors(
     weights = cell_weights(task, [pair[0].example for pair in pairs])
     names = hook_names(model, site, layers)
     texts = {text: i for i, text in enumerate(dict.fromkeys(asked.prompt for pair in pairs for asked in pair))}
+    rows, common = _read_rows(model, task, list(texts))
     how: dict[str, Any] = {"batch_size": batch_size, "resume": resume, "progress": progress}
-    found = capture(model, list(texts), names, prompt_format="plain", **how).stacked()
+    found = capture(model, rows, names, prompt_format="plain", **how).stacked()
     sides = [found[:, [texts[pair[side].prompt] for pair in pairs]] for side in (0, 1)]
     about = {
         **fingerprint(model),
         **_about(task, pairs, wording, seed),
+        **({"read_at": common} if common else {}),
         **{"prompt_format": "plain", "gated_mlp": str(is_gated(model.hook_dict, 0))},
     }
     shares = weights.double() / weights.double().sum()
@@ -114,6 +118,16 @@ def vectors(
 
     name = name or f"{positive} against {negative} ({task.name})"
     return fit_directions(sides, site, f"focus_{method}", find, names, about, name, weights=weights)
+
+
+def _read_rows(model: TransformerBridge, task: FocusTask, prompts: Sequence[str]) -> tuple[list[Row], str]:
+    """The prompts up to the token that predicts the label, and what stands there beyond the first of them."""
+    rows = tokenize(model, prompts, prompt_format="plain")
+    ids = [[answer_ids(model, row, label) for label in task.labels] for row in rows]
+    for own in ids:
+        require_prefix_free(model, task.labels, own)
+    read, _ = until_labels_part(model, rows, ids)
+    return read, read[0].text[len(rows[0].text) :]
 
 
 def label_leakage(model: TransformerBridge, directions: Directions, task: FocusTask) -> pd.DataFrame:

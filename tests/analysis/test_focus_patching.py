@@ -95,18 +95,40 @@ def test_at_the_last_layer_everything_is_restored_and_before_the_first_nothing(c
         assert before[layer] == pytest.approx(after[layer - 1], abs=1e-3)
 
 
-def test_labels_of_several_tokens_are_read_after_the_patched_prompt(case: Any) -> None:
-    task = replace(TASK, labels=("ab", "ba"), meanings={"fruit": {"fig": "ab", "plum": "ba"}}, cue="Output:")
-    words = {"a": "ab", "b": "ba"}
-    examples = [replace(e, y=words[e.y], y_s=words[e.y_s]) for e in EXAMPLES]
-    table = focus_patching(case.model, task, examples, templates=(0,), layers=2, **QUIET)
-    odds = []
-    for up, down in focus_pairs(task, [e for e in examples if e.informative], templates=(0,)):
-        value = oracles.read(case.hf, case.tokenizer(up.prompt)["input_ids"], "resid_post", [2])[0][-1]
-        own = scores(case, down.prompt, (" ab", " ba"), ("resid_post", 2, lambda x, v=value: v.expand_as(x)))
-        y, y_s = (task.labels.index(label) for label in (up.example.y, up.example.y_s))
-        odds.append(float(own[y_s] - own[y]))
-    assert table["log_odds"].iloc[0] == pytest.approx(np.mean(odds), abs=1e-4)
+# Labels after a cue that ends no line: with a token for each byte they all begin with the blank.
+BLANK = replace(TASK, cue="Output:")
+WORDS = {"a": "ab", "b": "ba"}
+LONG = replace(BLANK, labels=("ab", "ba"), meanings={"fruit": {"fig": "ab", "plum": "ba"}})
+LONG_EXAMPLES = [replace(e, y=WORDS[e.y], y_s=WORDS[e.y_s]) for e in EXAMPLES]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(("task", "examples"), [(BLANK, EXAMPLES), (LONG, LONG_EXAMPLES)])
+def test_what_labels_begin_with_is_put_after_the_prompt_and_patched(
+    fresh: Any, architecture: str, task: Any, examples: Any
+) -> None:
+    case = fresh(architecture, **{"gpt2": {"n_positions": 1024}}.get(architecture, {"max_position_embeddings": 1024}))
+    table = focus_patching(case.model, task, examples, templates=(0,), layers=[1, 2, 3], **QUIET)
+    for row in table.itertuples():
+        odds: dict[str, list[float]] = {"below": [], "patched": [], "above": []}
+        for up, down in focus_pairs(task, [e for e in examples if e.informative], templates=(0,)):
+            ids = case.tokenizer(f"{up.prompt} ")["input_ids"]
+            value = oracles.read(case.hf, ids, "resid_post", [row.layer])[0][-1]
+            runs = {
+                "below": scores(case, f"{down.prompt} ", task.labels),
+                "patched": scores(
+                    case, f"{down.prompt} ", task.labels, ("resid_post", row.layer, lambda x, v=value: v.expand_as(x))
+                ),
+                "above": scores(case, f"{up.prompt} ", task.labels),
+            }
+            y, y_s = (task.labels.index(label) for label in (up.example.y, up.example.y_s))
+            for name, own in runs.items():
+                odds[name].append(float(own[y_s] - own[y]))
+        assert row.log_odds == pytest.approx(np.mean(odds["patched"]), abs=1e-4)
+        assert row.log_odds_negative == pytest.approx(np.mean(odds["below"]), abs=1e-4)
+        assert row.log_odds_positive == pytest.approx(np.mean(odds["above"]), abs=1e-4)
+    if task is BLANK:  # one more token: the last layer holds all of it, where the prompt's own last token held nothing
+        assert table["restored"].iloc[-1] == pytest.approx(1, abs=1e-3)
 
 
 def test_intervals_and_templates_are_of_examples(case: Any) -> None:
@@ -141,6 +163,7 @@ def test_the_same_prompts_on_both_sides_restore_nothing(case: Any) -> None:
     ("changes", "said"),
     [
         ({"examples": [e for e in EXAMPLES if not e.informative]}, "y and y_s differ in none of 5 examples"),
+        ({"examples": (e for e in EXAMPLES if not e.informative)}, "y and y_s differ in none of 5 examples"),
         ({"task": replace(TASK, labels=(), meanings={})}, "free text"),
         ({"positive": "focus(C)"}, "both 'focus"),
         ({"sites": []}, "one or several"),

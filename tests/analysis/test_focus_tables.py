@@ -139,6 +139,20 @@ def test_the_papers_table_is_mean_and_population_deviation_over_splits(oracles) 
     assert two[two["model"] == "always y"]["mean"].iloc[-1] == pytest.approx((0.9 + 0.25) / 2)
 
 
+def test_only_the_papers_splits_count_unless_others_are_named_or_there_are_none() -> None:
+    standard = results("y", model="m")
+    shifted = results("y", {f"shifted_{split}": 0.1 for split in PREDICTIVITY}, model="m")
+    both = focus_table(pd.concat([standard, shifted]))
+    pd.testing.assert_frame_equal(both, focus_table(standard))
+    assert (both["splits"] == 4).all()
+    named = focus_table(pd.concat([standard, shifted]), splits=["iid", "shifted_iid"])
+    assert named["mean"].iloc[-1] == pytest.approx((PREDICTIVITY["iid"] + 0.1) / 2)
+    some = focus_table(pd.concat([results("y", {"low": 0.25, "iid": 0.5}, model="m"), shifted]))
+    assert (some["splits"] == 2).all() and some["mean"].iloc[-1] == pytest.approx(0.375)
+    other = focus_table(results("y", {"unseen": 0.5, "seen": 0.25}, model="m"))
+    assert (other["splits"] == 2).all() and other["mean"].iloc[-1] == pytest.approx(0.375)
+
+
 def test_repeats_are_averaged_before_splits() -> None:
     table = focus_table(pd.concat([results(says, model="m", repeat=says) for says in ("y", "target")]))
     each = (np.array(list(PREDICTIVITY.values())) + 1) / 2

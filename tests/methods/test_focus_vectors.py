@@ -14,9 +14,11 @@ import pytest
 import torch
 
 import lensteer as ls
+from lensteer.capture import capture
 from lensteer.data.focus import TRAINING, FocusExample, Wording
 from lensteer.methods import focus_vectors
 from lensteer.methods.directions import Directions, fit_directions
+from lensteer.methods.focus_pairs import until_labels_part
 from lensteer.methods.focus_vectors import after_instruction, cell_weights, focus_pairs, label_leakage, vectors
 
 TASK, EXAMPLES = focus_toy.TASK, focus_toy.examples()
@@ -74,6 +76,77 @@ def test_the_vector_is_the_mean_over_cells_of_plain_hooks(either: Any, kinds: tu
     assert (cosine > 0.99999).all()
     torch.testing.assert_close(found.direction.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(found.cosine, torch.ones(4))
+
+
+def test_what_labels_begin_with_is_read_after_the_prompt(either: Any) -> None:
+    """With a token for each byte, labels after "Output:" share the blank, which is the token that predicts them."""
+    task = replace(TASK, cue="Output:")
+    found = vectors(either.model, task, EXAMPLES, templates=(1,), **QUIET)
+    cells = []
+    for y, y_s in product("ab", "ab"):
+        own = [e for e in EXAMPLES if (e.y, e.y_s) == (y, y_s)]
+        sides = [[task.ask(e, kind, template=1).prompt for e in own] for kind in ("focus(S)", "focus(C)")]  # type: ignore[arg-type]
+        up, down = (torch.stack([last(either, f"{text} ") for text in side]).mean(0) for side in sides)
+        cells.append(up - down)
+    expected = torch.stack(cells).mean(0)
+    torch.testing.assert_close(found.difference_norm.double(), expected.norm(dim=1), rtol=1e-4, atol=1e-5)
+    assert (torch.cosine_similarity(found.direction.double(), expected, dim=1) > 0.99999).all()
+    assert found.metadata["read_at"] == " "
+
+
+def test_labels_that_part_at_once_are_read_at_the_prompts_last_token_itself(
+    either: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(
+        focus_vectors,
+        "capture",
+        lambda model, rows, *args, **how: (read.extend(rows), capture(model, rows, *args, **how))[1],
+    )
+    found = vectors(either.model, TASK, EXAMPLES, templates=(1,), **QUIET)
+    pairs = focus_pairs(TASK, EXAMPLES, templates=(1,))
+    prompts = [asked.prompt for pair in pairs for asked in pair]
+    assert [row.ids for row in read] == [either.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    assert "read_at" not in found.metadata
+    plain = capture(either.model, prompts, "resid_post", prompt_format="plain", progress=False).stacked()
+    weights = cell_weights(TASK, [pair[0].example for pair in pairs]).double()
+    difference = torch.einsum("p,lpd->ld", weights / weights.sum(), (plain[:, 0::2] - plain[:, 1::2]).double())
+    torch.testing.assert_close(found.difference_norm.double(), difference.norm(dim=1), rtol=1e-6, atol=0)
+
+
+def test_steering_acts_where_it_was_read(case: Any) -> None:
+    """At STEPS, on the prompt's last token and on the blank that labels begin with, when labels are scored."""
+    task = replace(TASK, cue="Output:")
+    found = vectors(case.model, task, EXAMPLES, templates=(0,), **QUIET)
+    prompt = task.prompt(EXAMPLES[0])
+    ids = case.tokenizer(prompt)["input_ids"]
+    answer = case.tokenizer(" a")["input_ids"][1:]
+    (scored,) = ls.log_probs(case.model, [prompt], [answer], found.add(1, 2.0), prompt_format="plain", **QUIET)
+    change = oracles.add(found.direction[1] * found.difference_norm[1], 2.0)
+    at = oracles.Change("resid_post", 1, change, slice(len(ids) - 1, None))
+    torch.testing.assert_close(
+        scored, oracles.response_log_probs(case.hf, ids, answer, [at]), rtol=1e-4, atol=1e-4
+    )  # fmt: skip
+    only = oracles.Change("resid_post", 1, change, slice(len(ids), None))
+    assert (scored - oracles.response_log_probs(case.hf, ids, answer, [only])).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("labels", "common", "left"),
+    [
+        ([[5, 1], [5, 2], [5, 3]], [5], [[1], [2], [3]]),
+        ([[1], [2]], [], [[1], [2]]),
+        ([[5, 5, 1], [5, 5, 2, 7]], [5, 5], [[1], [2, 7]]),
+        ([[5, 1], [5, 2], [6, 1]], [], [[5, 1], [5, 2], [6, 1]]),
+    ],
+)
+def test_prompts_end_with_the_first_tokens_that_all_labels_have(
+    case: Any, labels: list[list[int]], common: list[int], left: list[list[int]]
+) -> None:
+    row = ls.prompts.Row([7, 8], [False, True], "x:")
+    (read,), (rest,) = until_labels_part(case.model, [row], [labels])
+    assert (read.ids, read.own, rest) == ([7, 8, *common], [False, True, *[True] * len(common)], left)
+    assert read.text == "x:" + (case.tokenizer.decode(common) if common else "")
 
 
 def test_one_at_a_time_and_batched_give_the_same_vector_and_each_prompt_is_read_once(case: Any, forwards: Any) -> None:
@@ -254,6 +327,10 @@ def test_free_text_and_prompts_that_are_too_long_are_refused(case: Any, llama: A
     free = replace(TASK, labels=(), meanings={})
     with pytest.raises(ValueError, match="'toy' has free text for answers"):
         vectors(case.model, free, EXAMPLES, **QUIET)
+    words = {"a": "a", "b": "ab"}
+    begun = replace(TASK, labels=("a", "ab"), meanings={"fruit": {"fig": "a", "plum": "ab"}})
+    with pytest.raises(ValueError, match="the label 'a' is the beginning of 'ab'"):
+        vectors(case.model, begun, [replace(e, y=words[e.y], y_s=words[e.y_s]) for e in EXAMPLES], **QUIET)
     with pytest.raises(ValueError, match="context of 128"):
         vectors(llama.model, TASK, EXAMPLES, **QUIET)
 

@@ -7,7 +7,20 @@
 The spurious feature of an example is its category (age, nationality …), so there are several features; some are shown
 in training ("seen"), others only in the test ("unseen"). The rows are taken as they are: in ambiguous contexts y is
 "unknown", in the others y = y_s in about half, so P(y = y_s) is about 1/4. Which person belongs to the stereotyped
-group is said by BBQ's annotation: the option whose group tag or text is among ``stereotyped_groups``.
+group is said by BBQ's annotation: see `lensteer.data.focus.bbq_people`.
+
+**Parts are divided by context.** BBQ asks a context four times, and repeats it under other numbers with the two people
+swapped, with another word in it, or as it is. So rows of a category are one source, and in one part, if they share
+
+| what | so that these stay together |
+|---|---|
+| ``example_id // 4`` | the two questions, without and with the sentence that settles them |
+| the words of the context, in any order | the same with the two people swapped, and repeats |
+| ``question_index`` and the two people | what is left of these in a sample of BBQ; other words for a sport or a place |
+
+or are linked by rows that do. A division by template (``question_index`` alone, 25 to 50 a category) would be stricter,
+but a tenth of that is two to five templates a category: too few to measure on. So the templates of "seen" were trained
+on, with other people; those of "unseen" were not.
 
 Answers are the digits 1 to 3; with ``free=True`` the options are left out and answers are their texts (BBQ-NLG).
 
@@ -17,11 +30,13 @@ paper does not print the rule for y_s in words nor which six of the nine feature
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
+from lensteer.data.focus.bbq_people import stereotyped_person
 from lensteer.data.focus.bbq_templates import own_bbq_rows
 from lensteer.data.focus.examples import FocusExample
 from lensteer.data.focus.predictivity import shuffled
@@ -90,7 +105,8 @@ def bbq(
 ) -> FocusData:
     """The BBQ data set with the test splits "seen" and, if there are such rows, "unseen".
 
-    The four rows of one context (two questions, with and without the sentence that settles them) stay in one part.
+    The four rows of one context (two questions, with and without the sentence that settles them) stay in one part, and
+    with them its repeats and those with the two people swapped; see the module.
 
     Args:
         source: "own", 512 rows from lensteer's templates; "hub", BBQ; or one's own rows or files, such as BBQ's, one
@@ -116,7 +132,7 @@ def bbq(
     rows = {"all": own_bbq_rows()} if own else read_parts(source, "", HUB)
     # BBQ numbers the four rows of a context in a row; in lensteer's own set both directions stay together as well.
     together, share = (8, 0.2) if own else (4, 0.1)
-    examples = {part: _examples(found, free, part, together) for part, found in rows.items()}
+    examples = _united({part: _examples(found, free, part, together) for part, found in rows.items()})
     there = list(dict.fromkeys(example.spurious for found in examples.values() for example in found))
     held_out = _held_out(unseen, _OWN_UNSEEN if own else UNSEEN_CATEGORIES, there)
     seen = {part: [e for e in found if e.spurious not in held_out] for part, found in examples.items()}
@@ -152,14 +168,19 @@ def _drawn(pool: Sequence[FocusExample], n: int | None, split: str, seed: int) -
     return [replace(example, split=split) for example in shuffled(pool, f"{seed}\n{split}")[:n]]
 
 
-def _examples(rows: Sequence[Located], free: bool, part: str, together: int) -> list[FocusExample]:
-    made, lost = [], []
+_Keyed: TypeAlias = tuple[FocusExample, list[tuple[str, ...]]]
+"""An example, and what it shares with the others of its source, beside their number."""
+
+
+def _examples(rows: Sequence[Located], free: bool, part: str, together: int) -> list[_Keyed]:
+    made: list[_Keyed] = []
+    lost = []
     for i, (where, row) in enumerate(rows):
         category = text_of(row, ("category",), where)
         if "_x_" in category:
             continue
         options, label = [text_of(row, (f"ans{k}",), where) for k in range(3)], _label(row, where)
-        stereotyped = _stereotyped(row, where)
+        stereotyped = stereotyped_person(row, where)
         if stereotyped is None:
             lost.append(where)
             continue
@@ -167,19 +188,22 @@ def _examples(rows: Sequence[Located], free: bool, part: str, together: int) -> 
         chosen = person if text_of(row, ("question_polarity",), where) == "neg" else other
         number = row.get("example_id")
         context = number // together if isinstance(number, int) else text_of(row, ("context",), where)
-        made.append(
-            FocusExample(
-                id=f"bbq-{part}-{i}",
-                fields={name: text_of(row, (name,), where) for name in ("context", "question")},
-                y=options[label] if free else str(label + 1),
-                spurious=feature_of(category),
-                s=group,
-                y_s=options[chosen] if free else str(chosen + 1),
-                options=() if free else tuple(options),
-                dataset="bbq-nlg" if free else "bbq",
-                source=f"{category}-{context}",
-            )
+        example = FocusExample(
+            id=f"bbq-{part}-{i}",
+            fields={name: text_of(row, (name,), where) for name in ("context", "question")},
+            y=options[label] if free else str(label + 1),
+            spurious=feature_of(category),
+            s=group,
+            y_s=options[chosen] if free else str(chosen + 1),
+            options=() if free else tuple(options),
+            dataset="bbq-nlg" if free else "bbq",
+            source=f"{category}-{context}",
         )
+        shared = [("words", *sorted(re.findall(r"\w+", example.fields["context"].lower())))]
+        if "question_index" in row:
+            people = (str(row["answer_info"][f"ans{k}"][0]).lower() for k in (person, other))
+            shared.append(("people", str(row["question_index"]), *sorted(people)))
+        made.append((example, [(category, *key) for key in shared]))
     if lost:
         warnings.warn(
             f"{len(lost)} of {len(rows)} rows are left out: their annotation does not say which of the two people "
@@ -189,48 +213,27 @@ def _examples(rows: Sequence[Located], free: bool, part: str, together: int) -> 
     return made
 
 
+def _united(parts: Mapping[str, Sequence[_Keyed]]) -> dict[str, list[FocusExample]]:
+    """The examples with one source for all that share a key or a source, or are linked by others that do."""
+    leads_to: dict[str, str] = {}
+    first: dict[tuple[str, ...], str] = {}
+
+    def end_of(name: str) -> str:
+        while name in leads_to:
+            name = leads_to[name]
+        return name
+
+    for example, keys in (keyed for found in parts.values() for keyed in found):
+        for key in keys:
+            here = end_of(example.source)
+            there = end_of(first.setdefault(key, here))
+            if here != there:
+                leads_to[here] = there
+    return {part: [replace(one, source=end_of(one.source)) for one, _ in found] for part, found in parts.items()}
+
+
 def _label(row: Row, where: str) -> int:
     label = row.get("label", row.get("answer_label"))
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= 2:
         raise ValueError(f"{where}: label {short(label)}; the right option is 0, 1 or 2")
     return label
-
-
-def _stereotyped(row: Row, where: str) -> tuple[int, str, int] | None:
-    """(the person of the stereotyped group, the group, the other person); None where the annotation does not tell."""
-    info, more = row.get("answer_info"), row.get("additional_metadata")
-    groups = more.get("stereotyped_groups") if isinstance(more, dict) else None
-    if not isinstance(info, dict) or not isinstance(groups, Sequence) or isinstance(groups, str) or not groups:
-        raise ValueError(
-            f"{where}: answer_info is {short(info)} and additional_metadata {short(more)}; a row of BBQ has "
-            "{'ans0': [text, group], …} and {'stereotyped_groups': […]}"
-        )
-    tags = [[str(tag) for tag in info.get(f"ans{k}", ())] for k in range(3)]
-    people = [k for k in range(3) if "unknown" not in [tag.lower() for tag in tags[k][1:]]]
-    if len(people) != 2:
-        return None
-    for alike in (_same, _begins):  # the exact tag first: "trans" begins "transgender women", but "man" begins too much
-        found = [(k, group) for k in people for group in groups if any(alike(tag, str(group)) for tag in tags[k])]
-        persons = {k for k, _ in found}
-        if len(persons) == 1:
-            (person,) = persons
-            return person, str(found[0][1]), next(k for k in people if k != person)
-    return None
-
-
-_SAME_GROUP = {"f": ("woman", "girl", "female"), "m": ("man", "boy", "male")}
-
-
-def _plain(name: Any) -> str:
-    return "".join(letter for letter in str(name).lower() if letter.isalnum())
-
-
-def _same(tag: str, group: str) -> bool:
-    """Equal but for case, blanks and signs; BBQ calls women "F" in some places."""
-    return _plain(tag) == _plain(group) or _plain(tag) in _SAME_GROUP.get(_plain(group), ())
-
-
-def _begins(tag: str, group: str) -> bool:
-    """One begins with the other, four letters at least: "trans" and "transgender women"."""
-    shorter, longer = sorted((_plain(tag), _plain(group)), key=len)
-    return len(shorter) >= 4 and longer.startswith(shorter)

@@ -11,7 +11,8 @@
 Always y_s means the label that s was given for training. "Next" is the cyclic shift (y_s + 1) mod N: the paper does not
 say which label; this one differs from y_s everywhere and keeps balanced labels balanced, since every label is the next
 of one other. Counts are exact, not drawn: a share that is no whole number is rounded, and a row more than equal parts
-goes to the label after, so that labels stay balanced where every label belongs to one value.
+goes to the label after, so that labels stay balanced where every label belongs to one value. Examples of a test split
+carry the rho that was reached; where rounding moves it by more than `ROUNDING`, a warning says which n reaches it.
 
 Source: Lamb et al., ICML 2025 (arXiv 2410.22944), Definition 2 and section 4.
 """
@@ -19,12 +20,14 @@ Source: Lamb et al., ICML 2025 (arXiv 2410.22944), Definition 2 and section 4.
 from __future__ import annotations
 
 import random
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from lensteer.data.focus.examples import FocusExample
+from lensteer.data.focus.splits import rho_of
 from lensteer.data.focus.task import FocusTask
 
 Cell: TypeAlias = tuple[str, str]
@@ -37,6 +40,9 @@ TWO_LABELS: Mapping[str, float] = {"iid": 0.5, "high": 0.9, "low": 0.25, "flippe
 
 THREE_LABELS: Mapping[str, float] = {"iid": 1 / 3, "high": 0.9, "low": 0.1, "flipped": 0.9}
 """Test split -> rho for SMNLI, as in the paper."""
+
+ROUNDING = 0.02
+"""How far the rho of a split may be from the one that was asked for before a warning says so."""
 
 
 def next_label(label: str, labels: Sequence[str]) -> str:
@@ -92,7 +98,8 @@ def draw(
     """Exactly these counts from a pool, without replacement, in random order.
 
     Args:
-        split, rho: written into the examples, the split into their ids as well; the draw depends on split and seed.
+        split: written into the examples and their ids; the draw depends on it and the seed.
+        rho: what is to be reached, for the error; the examples carry what is, P(Y = y_s) of the drawn.
         one_per_source: whether at most one example of a source is taken (one keyword for each sentence).
 
     Raises:
@@ -114,7 +121,8 @@ def draw(
             "rows, or ask for fewer"
         )
     # The same row may be drawn for several splits; an id is unique in the whole data set.
-    return [replace(row, id=f"{row.id}-{split}", split=split, rho=rho) for row in shuffled(drawn, f"{seed}\n{split}")]
+    found = rho_of(drawn) if drawn else rho
+    return [replace(row, id=f"{row.id}-{split}", split=split, rho=found) for row in shuffled(drawn, f"{seed}\n{split}")]
 
 
 def shuffled(rows: Sequence[T], key: str) -> list[T]:
@@ -139,13 +147,23 @@ def balanced_split(
     Args:
         n: rows in all; None for as many as the pool allows.
 
+    Returns:
+        examples that carry 1/N, which a number of rows for each value that N does not divide misses by part of a row;
+        by more than `ROUNDING`, they carry what was reached.
+
     Raises:
         ValueError: an ``n`` that the values cannot share equally, or more than the pool has.
+
+    Warns:
+        UserWarning: rounding moves rho by more than `ROUNDING`.
     """
     rho = 1 / len(task.labels)
     each = rows_per_value(pool, meaning, task.labels, {"iid": rho}, n, split, one_per_source)
     counts = cell_counts(each, meaning, task.labels, rho)
-    return draw(pool, counts, split=split, rho=rho, seed=seed, one_per_source=one_per_source)
+    drawn = draw(pool, counts, split=split, rho=rho, seed=seed, one_per_source=one_per_source)
+    if _warn_of_rounding(each, meaning, task.labels, {"iid": rho}, {"iid": split}):
+        return drawn
+    return [replace(example, rho=rho) for example in drawn]
 
 
 def held_out_splits(
@@ -158,6 +176,7 @@ def held_out_splits(
     prefix: str = "",
     seed: int = 0,
     one_per_source: bool = False,
+    warn: bool = True,
 ) -> dict[str, list[FocusExample]]:
     """The test splits of one pool, each drawn from the whole of it.
 
@@ -166,18 +185,66 @@ def held_out_splits(
         rhos: split -> rho, as `TWO_LABELS`; "flipped" ties the values to the next labels.
         n: rows of each split; None for as many as the pool allows in all of them.
         prefix: of the names, such as "shifted_".
+        warn: whether to say that rounding moves rho.
+
+    Returns:
+        examples that carry the rho that was reached, P(Y = y_s): in "flipped" what the next label leaves to y_s.
 
     Raises:
         ValueError: as `balanced_split`.
+
+    Warns:
+        UserWarning: as `balanced_split`, once for all splits.
     """
     each = rows_per_value(pool, meaning, task.labels, rhos, n, f"{prefix}test", one_per_source)
     made = {}
     for name, rho in rhos.items():
         flipped, split = name == "flipped", prefix + name
         counts = cell_counts(each, meaning, task.labels, rho, flipped)
-        of_y_s = (1 - rho) / (len(task.labels) - 1) if flipped else rho
+        of_y_s = _of_y_s(rho, task.labels, flipped)
         made[split] = draw(pool, counts, split=split, rho=of_y_s, seed=seed, one_per_source=one_per_source)
+    if warn:
+        _warn_of_rounding(each, meaning, task.labels, rhos, {name: prefix + name for name in rhos})
     return made
+
+
+def _of_y_s(rho: float, labels: Sequence[str], flipped: bool) -> float:
+    """P(Y = y_s) where ``rho`` is the share of y_s, or, if ``flipped``, of the label after it."""
+    return (1 - rho) / (len(labels) - 1) if flipped else rho
+
+
+def _warn_of_rounding(
+    each: int,
+    meaning: Mapping[str, str],
+    labels: Sequence[str],
+    rhos: Mapping[str, float],
+    shown: Mapping[str, str],
+) -> bool:
+    """Whether ``each`` rows of a value cannot have these rhos, nearly; then a warning has said so.
+
+    Args:
+        shown: what the splits of ``rhos`` are called.
+    """
+
+    def reached(each: int, name: str) -> float:
+        counts = cell_counts(each, meaning, labels, rhos[name], name == "flipped")
+        return sum(counts[cell] for cell in meaning.items()) / (each * len(meaning))
+
+    asked = {name: _of_y_s(rho, labels, name == "flipped") for name, rho in rhos.items()}
+    missed = [name for name in rhos if abs(reached(each, name) - asked[name]) > ROUNDING + 1e-9]
+    if not missed:
+        return False
+    exact = (
+        k for k in range(each + 1, each + 1001) if all(abs(reached(k, name) - asked[name]) < 1e-9 for name in rhos)
+    )
+    more = next(exact, None)
+    warnings.warn(
+        f"{each * len(meaning)} examples cannot have the rho, P(Y = y_s), that was asked for: "
+        + ", ".join(f"{shown[name]!r} has {reached(each, name):.3g} (asked: {asked[name]:.3g})" for name in missed)
+        + (f"; {more * len(meaning)} can" if more else ""),
+        stacklevel=4,
+    )
+    return True
 
 
 def rows_per_value(

@@ -12,14 +12,14 @@ Source: Lamb et al., ICML 2025 (arXiv 2410.22944), section 4 (spurious sentiment
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lensteer.data.focus.examples import FocusExample
 from lensteer.data.focus.model_rewriting import ModelRewriter
 from lensteer.data.focus.predictivity import TWO_LABELS, balanced_split, held_out_splits, shuffled
 from lensteer.data.focus.rewriting import KEYWORDS, Rewriter, check_rewritten, insert_keyword
-from lensteer.data.focus.sources import HubParts, Located, Source, read_parts, text_of, three_parts
+from lensteer.data.focus.sources import HubParts, Located, Row, Source, read_parts, text_of, three_parts
 from lensteer.data.focus.splits import FocusData
 from lensteer.data.focus.task import FocusTask
 from lensteer.messages import short
@@ -68,9 +68,9 @@ def sentiment(
 
     Args:
         source: "own", lensteer's 380 sentences; "hub", SST-5; or one's own rows, see `lensteer.data.focus.sources`. A
-            row is {"text": …, "label": …}: 0 and 1, or 0 to 4 (very negative to very positive; 2 is left out), or a
-            ``label_text`` that says so. Rows of one source without parts are divided: a fifth for test, and of what is
-            left a fifth for validation.
+            row is {"text": …, "label": …}: 0 and 1, or, if any part has a label above 1, 0 to 4 (very negative to very
+            positive; 2 is left out), or a ``label_text`` that says so. Rows of one source without parts are divided: a
+            fifth for test, and of what is left a fifth for validation.
         rewrite: puts a keyword into a sentence: `insert_keyword`, `rewrite_with_model` of a model, or a function of
             (text, keyword, seed).
         n_train, n_validation, n_test: examples of each split (``n_test`` of every test split), an even number; None
@@ -81,6 +81,9 @@ def sentiment(
         ValueError: a row without text or with an unknown label, an odd number or more than there is, or a rewriting
             that fails the check (names the sentence).
         FileNotFoundError, ImportError, OSError, TypeError: as `lensteer.data.focus.sources.read_parts`.
+
+    Warns:
+        UserWarning: so few examples that rounding moves rho by more than 0.02.
     """
     parts = _sentences(source, seed)
     meaning = SENTIMENT.meanings["keyword"]
@@ -102,9 +105,11 @@ def sentiment(
 def _sentences(source: Source, seed: int) -> dict[str, list[_Sentence]]:
     """The sentences of each part; a text that stands twice counts once."""
     parts: dict[str, list[_Sentence]] = {}
-    for part, rows in read_parts(source, "focus_sentiment.jsonl", HUB).items():
+    read = read_parts(source, "focus_sentiment.jsonl", HUB)
+    levels = _levels(row for rows in read.values() for _, row in rows)
+    for part, rows in read.items():
         texts: dict[str, str] = {}
-        for text, y in _labelled(rows):
+        for text, y in _labelled(rows, levels):
             # A sentence that holds a keyword already cannot be given one; the public set has next to none.
             if not any(keyword in text.lower() for keyword in KEYWORDS):
                 texts.setdefault(text, y)
@@ -112,9 +117,14 @@ def _sentences(source: Source, seed: int) -> dict[str, list[_Sentence]]:
     return three_parts(parts, source=lambda each: each.text, group=lambda each: each.y, seed=seed)
 
 
-def _labelled(rows: Sequence[Located]) -> list[tuple[str, str]]:
+def _levels(rows: Iterable[Row]) -> tuple[str, ...]:
+    """What the numbers of labels mean in all parts: 0 and 1, or five levels where there is any other number."""
+    numbers = {row.get("label") for row in rows if isinstance(row.get("label"), int)}
+    return ("negative", "positive") if numbers <= {0, 1} else tuple(_LEVELS)
+
+
+def _labelled(rows: Sequence[Located], levels: Sequence[str]) -> list[tuple[str, str]]:
     """(text, "negative" or "positive") of every row that is not neutral."""
-    levels = tuple(_LEVELS) if any(row.get("label") not in (0, 1) for _, row in rows) else ("negative", "positive")
     found = []
     for where, row in rows:
         label, name = row.get("label"), row.get("label_text")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,34 @@ from lensteer.data.focus.bbq_templates import own_bbq_rows
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data"
 NAMES = ("Age", "Disability_status", "Nationality")
 OWN = [row for _, row in own_bbq_rows()]
+
+
+# A category, the annotation of a person of the group and of another one, and the groups, in BBQ's ways of writing.
+STYLES: list[tuple[str, list[str], list[str], list[str]]] = [
+    ("Age", ["the grandmother", "old"], ["the grandson", "nonOld"], ["old"]),
+    ("Disability_status", ["in a wheelchair", "disabled"], ["baker", "nonDisabled"], ["disabled", "D/deaf"]),
+    ("Gender_identity", ["the girl", "girl"], ["the boy", "boy"], ["F"]),
+    ("Gender_identity", ["Ann", "F"], ["Bo", "M"], ["F"]),
+    ("Gender_identity", ["the man", "man"], ["the woman", "woman"], ["men"]),
+    ("Gender_identity", ["the trans woman", "trans"], ["the woman", "nonTrans"], ["Transgender women", "trans"]),
+    ("Gender_identity", ["Ann", "trans_F"], ["Eve", "nonTrans_F"], ["Transgender women"]),
+    ("Gender_identity", ["Bo", "trans_M"], ["Eve", "nonTrans_F"], ["Transgender women", "transgender men"]),
+    ("Nationality", ["Malian", "Africa"], ["Icelandic", "Europe"], ["Kenyan", "Malian"]),
+    ("Physical_appearance", ["fat", "obese"], ["slim", "nonObese"], ["obese"]),
+    (
+        "Physical_appearance",
+        ["with a scar", "visibleDifference"],
+        ["tall", "noVisibleDifference"],
+        ["visible difference"],
+    ),
+    ("Race_ethnicity", ["Ann Low", "F-Black"], ["Eve High", "F-White"], ["Black", "African American"]),
+    ("Race_ethnicity", ["Ed Low", "M-Latino"], ["Jo High", "M-white"], ["Hispanic", "Latino"]),
+    ("Race_ethnicity", ["Al Low", "M-Middle Eastern"], ["Jo High", "M-White"], ["Arab", "Middle Eastern"]),
+    ("Race_ethnicity", ["African American", "African American"], ["African", "African"], ["Black", "African American"]),
+    ("Religion", ["the Muslim", "Muslim"], ["the Buddhist", "Buddhist"], ["Muslims"]),
+    ("SES", ["the clerk", "lowSES"], ["the lawyer", "highSES"], ["low SES"]),
+    ("Sexual_orientation", ["the gay man", "gay"], ["the straight man", "straight"], ["gay"]),
+]
 
 
 def row(**change: Any) -> dict[str, Any]:
@@ -37,7 +68,7 @@ def row(**change: Any) -> dict[str, Any]:
 
 
 def many(n: int = 40, **change: Any) -> list[dict[str, Any]]:
-    return [row(example_id=4 * i, **change) for i in range(n)]
+    return [row(**{"example_id": 4 * i, "context": f"Ann and Bo came on day {i}.", **change}) for i in range(n)]
 
 
 def test_a_negative_question_takes_the_stereotyped_person_and_another_one_the_other() -> None:
@@ -46,6 +77,75 @@ def test_a_negative_question_takes_the_stereotyped_person_and_another_one_the_ot
     example = bbq(many()).train[0]
     assert (example.y, example.s, example.spurious) == ("2", "F", "gender identity")
     assert example.options == ("Bo", "Unknown", "Ann")
+
+
+def both_ways(category: str, of_group: list[str], other: list[str], groups: list[str]) -> list[dict[str, Any]]:
+    """Eight rows as BBQ makes them: either person first, two questions, without and with what settles them."""
+    made: list[dict[str, Any]] = []
+    for people in ((of_group, other), (other, of_group)):
+        for polarity, right in (("neg", 0), ("nonneg", 2)):
+            for condition in ("ambig", "disambig"):
+                does, does_not = people[0][0], people[1][0]
+                more = f" {does} was late; {does_not} was not." if condition == "disambig" else ""
+                made.append(
+                    row(
+                        example_id=len(made),
+                        category=category,
+                        question_polarity=polarity,
+                        context_condition=condition,
+                        context=f"I saw {does} and {does_not}.{more}",
+                        **{f"ans{k}": text for k, text in ((0, does), (1, "Unknown"), (2, does_not))},
+                        answer_info={"ans0": people[0], "ans1": ["Unknown", "unknown"], "ans2": people[1]},
+                        additional_metadata={"stereotyped_groups": groups},
+                        label=1 if condition == "ambig" else right,
+                    )
+                )
+    return made
+
+
+def test_the_styles_are_those_of_all_nine_categories() -> None:
+    assert {category for category, *_ in STYLES} == set(CATEGORIES)
+
+
+@pytest.mark.parametrize(("category", "of_group", "other", "groups"), STYLES)
+def test_in_every_style_the_stereotype_is_right_in_a_quarter(
+    category: str, of_group: list[str], other: list[str], groups: list[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    eight = both_ways(category, of_group, other, groups)
+    rows = [{**one, "example_id": 8 * i + k, "context": f"{one['context']} Day {i}."} for i in range(20)
+            for k, one in enumerate(eight)]  # fmt: skip
+    found = bbq(rows, unseen=())
+    examples = [example for split in found.splits().values() for example in split]
+    assert len(examples) == 160 and not list(recwarn)  # none is left out
+    assert sum(e.y == e.y_s for e in examples) / 160 == 0.25
+    for example in examples:
+        person = example.options[int(example.y_s) - 1]
+        negative = rows[int(example.id.rsplit("-", 1)[1])]["question_polarity"] == "neg"
+        assert person == (of_group if negative else other)[0]
+        assert example.s in groups and example.spurious == category.replace("_", " ").lower()
+
+
+@pytest.mark.parametrize(
+    ("groups", "info"),
+    [
+        (["Black", "African American"], {"ans0": ["African", "African"], "ans2": ["Roma", "Roma"]}),
+        (["Black", "African American"], {"ans0": ["Ann", "F-African"], "ans2": ["Eve", "F-White"]}),
+        (["Black", "African American"], {"ans0": ["Ann", "F-Black"], "ans2": ["Eve", "F-African American"]}),
+        (["Transgender women"], {"ans0": ["Ann", "trans_F"], "ans2": ["Bo", "trans_M"]}),
+        (["Transgender women"], {"ans0": ["Ann", "nonTrans_F"], "ans2": ["Bo", "nonTrans_M"]}),
+        (["F"], {"ans0": ["Ann", "trans_F"], "ans2": ["Bo", "nonTrans_M"]}),
+        ([], {"ans0": ["clerk", "lowSES"], "ans2": ["lawyer", "highSES"]}),
+    ],
+)
+def test_rows_of_neither_group_of_both_or_of_none_are_left_out(groups: list[str], info: dict[str, Any]) -> None:
+    lost = row(
+        example_id=999,
+        answer_info={"ans1": ["Unknown", "unknown"], **info},
+        additional_metadata={"stereotyped_groups": groups},
+    )
+    with pytest.warns(UserWarning, match=r"1 of 41 rows are left out.*the first is row 41"):
+        found = bbq([*many(), lost])
+    assert sum(len(rows) for rows in found.splits().values()) == 40
 
 
 @pytest.mark.parametrize(
@@ -109,10 +209,66 @@ def test_in_own_rows_the_order_of_the_two_people_does_not_tell_the_answer() -> N
 
 
 def test_the_rows_of_one_context_stay_together() -> None:
-    rows = [row(example_id=i, question_polarity=("neg", "nonneg")[i % 2]) for i in range(160)]
+    rows = [
+        row(example_id=i, question_polarity=("neg", "nonneg")[i % 2], context=f"On day {i // 4} they came.")
+        for i in range(160)
+    ]
     parts = [{e.source for e in examples} for examples in bbq(rows).splits().values()]
     assert [len(part) for part in parts] == [32, 4, 4]
     assert len(set.union(*parts)) == 40
+
+
+PEOPLE = {"ans0": ["Bo", "man"], "ans1": ["Unknown", "unknown"], "ans2": ["Ann", "woman"]}
+ANN: dict[str, Any] = {"context": "Ann.", "question_index": "7", "answer_info": PEOPLE}
+
+
+def sources(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Of every row by its number: the source of its example."""
+    found = bbq([*rows, *many(60)], unseen=())
+    return {e.id.rsplit("-", 1)[1]: e.source for split in found.splits().values() for e in split}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"context": "Ann and Bo came."}, {"context": "Bo and Ann came."}, True),
+        ({"context": "An old man and a girl."}, {"context": "A girl, and an old man."}, True),
+        ({"context": "Ann came."}, {"context": "Ann came.", "category": "Age"}, False),
+        ({"context": "Ann came."}, {"context": "Bo came."}, False),
+        (ANN, {**ANN, "context": "Then Ann."}, True),
+        (ANN, {**ANN, "context": "Then Ann.", "question_index": "8"}, False),
+        (ANN, {**ANN, "context": "Then Ann.", "category": "Age"}, False),
+        (ANN, {**ANN, "context": "Then Ann.", "answer_info": {**PEOPLE, "ans2": ["Eve", "woman"]}}, False),
+        (
+            ANN,
+            {**ANN, "context": "Now.", "answer_info": {**PEOPLE, "ans0": ["Ann", "woman"], "ans2": ["Bo", "man"]}},
+            True,
+        ),
+    ],
+)
+def test_contexts_of_the_same_words_or_people_are_one_source_whatever_their_numbers(
+    one: dict[str, Any], other: dict[str, Any], same: bool
+) -> None:
+    found = sources([row(example_id=4000, **one), row(example_id=8000, **other)])
+    assert (found["0"] == found["1"]) == same
+
+
+def test_rows_are_one_source_if_others_link_them() -> None:
+    rows = [
+        row(example_id=4000, context="Ann and Bo came."),
+        row(example_id=8000, context="They left."),
+        row(example_id=8001, context="Bo and Ann came."),
+        row(example_id=9000, context="Left they?"),
+    ]
+    found = sources(rows)
+    assert len({found[str(i)] for i in range(4)}) == 1 and found["0"] == "Gender_identity-1000"
+
+
+def test_a_context_in_two_given_parts_is_only_tested() -> None:
+    twice = row(example_id=4000, context="Bo and Ann came.")
+    others = [row(example_id=4 * i, context=f"Day {i}.") for i in range(40)]
+    found = bbq({"train": [*others, twice], "test": [row(example_id=5000)]}, unseen=())
+    assert len(found.train) + len(found.validation) == 40 and len(found.tests["seen"]) == 1
 
 
 def test_free_answers_are_the_texts_of_the_options() -> None:
@@ -162,6 +318,7 @@ def test_sizes_cut_a_split_and_a_seed_gives_the_same_data() -> None:
         ({"n_test": 500}, r"500 rows for 'seen': it must be from 1 to 72"),
         ({"source": many(label=3)}, r"row 1: label 3; the right option is 0, 1 or 2"),
         ({"source": many(answer_info=None)}, r"row 1: answer_info is None"),
+        ({"source": many(answer_info={"ans0": ["Bo", "man"]})}, r"row 1: answer_info is .*a row of BBQ has"),
         ({"source": many(additional_metadata={})}, r"additional_metadata \{\}; a row of BBQ has"),
         ({"source": many(ans1="")}, r"row 1: field 'ans1' is ''"),
     ],
@@ -186,6 +343,31 @@ def test_in_real_bbq_the_stereotype_is_right_in_about_a_quarter(name: str) -> No
     # Full files lie in [0.24, 0.28]; these are samples of 600, with a standard error of 0.018.
     assert sum(e.y == e.y_s for e in examples) / 600 == pytest.approx(0.25, abs=0.04)
     assert not [e for e in examples if e.y_s == e.y and "nknown" in e.options[int(e.y) - 1]]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_words_of_a_real_context_are_in_two_parts(name: str, seed: int) -> None:
+    if not (REAL / f"bbq_{name}.jsonl").is_file():
+        pytest.skip(f"no bbq_{name}.jsonl in the data folder beside the project")
+    found = bbq(REAL / f"bbq_{name}.jsonl", seed=seed)
+    rows = [json.loads(line) for line in (REAL / f"bbq_{name}.jsonl").read_text().splitlines()]
+    bags: dict[str, set[Any]] = {}
+    people: dict[str, set[Any]] = {}
+    for split, examples in found.splits().items():
+        bags[split] = {tuple(sorted(re.findall(r"\w+", e.fields["context"].lower()))) for e in examples}
+        of = [rows[int(e.id.rsplit("-", 1)[1])] for e in examples]
+        people[split] = {
+            (
+                one["question_index"],
+                *sorted(text.lower() for text, tag in one["answer_info"].values() if tag != "unknown"),
+            )
+            for one in of
+        }
+    for parts in (bags, people):
+        assert not any(a & b for a, b in combinations(parts.values(), 2))
+    assert sum(map(len, found.splits().values())) == 600
+    assert 0.06 < len(found.tests["seen"]) / 600 < 0.15 and len(found.validation) > 30
 
 
 def test_real_files_of_some_categories_give_seen_and_unseen_splits() -> None:

@@ -53,6 +53,22 @@ def test_own_splits_have_the_documented_sizes() -> None:
     assert nli().splits() == found.splits() != nli(seed=1).splits()
 
 
+def test_own_splits_say_the_rho_that_ten_pairs_of_a_genre_allow(recwarn: pytest.WarningsRecorder) -> None:
+    found = nli()
+    assert not list(recwarn)  # it is documented
+    for prefix in ("", "shifted_"):
+        for split, rho in {"iid": 0.3, "high": 0.9, "low": 0.1, "flipped": 0}.items():
+            assert {example.rho for example in found.tests[prefix + split]} == {rho}
+    assert {example.rho for example in (*found.train, *found.validation)} == {1 / 3}
+
+
+def test_a_number_of_pairs_that_was_given_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"30 examples .*'iid' has 0.3 \(asked: 0.333\), 'flipped' has 0"):
+        nli(n_test=30)
+    with pytest.warns(UserWarning, match=r"'flipped' has 0"):
+        nli(multi_nli(60), n_test=30)
+
+
 def test_published_sizes_have_the_counts_of_the_paper() -> None:
     found = nli(
         {"train": multi_nli(1000, STANDARD), "test": multi_nli(300, (*STANDARD, *SHIFTED), start=1000)},

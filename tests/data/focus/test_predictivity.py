@@ -94,6 +94,57 @@ def test_published_sizes_give_exact_splits_without_repeats() -> None:
             assert of_genre[0].rho == pytest.approx(measured)
 
 
+@pytest.mark.parametrize(("task", "meaning", "rhos"), [(NLI, STANDARD, THREE_LABELS), (HANS, SEEN, TWO_LABELS)])
+@pytest.mark.parametrize("each", [3, 5, 9, 10, 27, 50])
+@pytest.mark.filterwarnings("ignore:.*cannot have the rho")
+def test_examples_of_a_test_split_carry_the_rho_that_was_reached(
+    task: FocusTask, meaning: dict[str, str], rhos: dict[str, float], each: int
+) -> None:
+    rows = pool(task, "genre" if task is NLI else "heuristic", meaning, 50)
+    for split in held_out_splits(task, rows, meaning, rhos, each * len(meaning)).values():
+        of_value = {s: [row for row in split if row.s == s] for s in meaning}
+        for found in of_value.values():
+            assert {row.rho for row in found} == {sum(row.y == row.y_s for row in found) / each}
+
+
+def test_a_rho_that_rounding_moves_is_said_once_with_the_number_that_reaches_it() -> None:
+    rows = pool(HANS, "heuristic", SEEN, 40)
+    with pytest.warns(UserWarning) as warned:
+        held_out_splits(HANS, rows, SEEN, TWO_LABELS, 10, prefix="shifted_")
+    (only,) = [str(one.message) for one in warned]
+    assert only == (
+        "10 examples cannot have the rho, P(Y = y_s), that was asked for: 'shifted_iid' has 0.4 (asked: 0.5), "
+        "'shifted_high' has 0.8 (asked: 0.9), 'shifted_low' has 0.2 (asked: 0.25), 'shifted_flipped' has 0.2 "
+        "(asked: 0.1); 40 can"
+    )
+    with pytest.warns(UserWarning, match=r"9 examples .*'flipped' has 0 \(asked: 0.05\); 180 can"):
+        held_out_splits(NLI, MANY, STANDARD, {"iid": 1 / 3, "high": 0.9, "flipped": 0.9}, 9)
+    with pytest.warns(UserWarning, match=r"'high' has 1 \(asked: 0.707\)$"):  # no number of rows reaches it
+        held_out_splits(HANS, rows, SEEN, {"high": 2**-0.5}, 2)
+
+
+@pytest.mark.parametrize(("n", "rhos"), [(40, TWO_LABELS), (78, TWO_LABELS), (98, {"iid": 0.5})])
+def test_a_rho_that_is_reached_or_nearly_needs_no_warning(
+    n: int, rhos: dict[str, float], recwarn: pytest.WarningsRecorder
+) -> None:
+    held_out_splits(HANS, pool(HANS, "heuristic", SEEN, 40), SEEN, rhos, n)
+    assert not list(recwarn)
+
+
+def test_without_warnings_the_examples_say_it_all_the_same(recwarn: pytest.WarningsRecorder) -> None:
+    made = held_out_splits(HANS, pool(HANS, "heuristic", SEEN, 40), SEEN, TWO_LABELS, 10, warn=False)
+    assert not list(recwarn) and made["iid"][0].rho == 0.4
+
+
+def test_training_examples_carry_one_nth_unless_rounding_moves_it_far(recwarn: pytest.WarningsRecorder) -> None:
+    rows = pool(HANS, "heuristic", SEEN, 40)
+    assert {row.rho for row in balanced_split(HANS, rows, SEEN, 102, split="train")} == {0.5}  # 26 or 25 of 51
+    assert not list(recwarn)
+    with pytest.warns(UserWarning, match=r"6 examples .*'train' has 0.667 \(asked: 0.5\); 8 can"):
+        few = balanced_split(HANS, rows, SEEN, 6, split="train")
+    assert {row.rho for row in few} == {2 / 3}
+
+
 def test_y_s_keeps_the_meaning_of_training_in_every_split() -> None:
     tests = held_out_splits(NLI, MANY, STANDARD, THREE_LABELS, 90, prefix="shifted_")
     assert list(tests) == ["shifted_iid", "shifted_high", "shifted_low", "shifted_flipped"]

@@ -100,6 +100,34 @@ def test_five_levels_are_merged_and_the_neutral_one_is_left_out() -> None:
     assert len(found.train) == 102 and len(found.validation) == 26 and len(found.tests["iid"]) == 32
 
 
+def test_a_part_without_high_labels_has_the_levels_of_the_others() -> None:
+    low = [{"text": f"Day {i} was so.", "label": i % 2} for i in range(20)]  # very negative and negative
+    high = [{"text": f"Night {i} was so.", "label": 3 + i % 2} for i in range(20)]
+    parts = {"train": rows([0, 1, 3, 4] * 20), "validation": [*high, *low], "test": [*low[:10], *high[:10]]}
+    found = sentiment(parts)
+    for split in found.splits().values():
+        for example in split:
+            assert "Day" not in example.fields["text"] or example.y == "negative"
+            assert "Night" not in example.fields["text"] or example.y == "positive"
+    with pytest.raises(ValueError, match="only sentences of one label"):
+        sentiment({**parts, "test": low})  # 1 is negative here too
+    assert {e.y for e in sentiment({"train": rows([0, 1] * 20), "test": low}).tests["iid"]} == set(SENTIMENT.labels)
+
+
+def test_rows_with_words_alone_say_nothing_about_the_numbers_of_others() -> None:
+    words = [{"text": f"Day {i} was so.", "label_text": SENTIMENT.labels[i % 2]} for i in range(20)]
+    found = sentiment({"train": rows([0, 1] * 40), "test": words})
+    assert len(found.train) == 64 and len(found.tests["iid"]) == 20
+
+
+def test_few_sentences_are_warned_of_and_say_their_rho() -> None:
+    with pytest.warns(UserWarning, match=r"10 examples .*'iid' has 0.4 .*'flipped' has 0.2 \(asked: 0.1\); 40 can"):
+        found = sentiment(n_test=10)
+    assert {split: examples[0].rho for split, examples in found.tests.items()} == {
+        "iid": 0.4, "high": 0.8, "low": 0.2, "flipped": 0.2
+    }  # fmt: skip
+
+
 def test_label_text_says_more_than_the_number() -> None:
     awful = rows([1] * 40, label_text="Very Negative")
     good = [{"text": f"It is day {i}.", "label": 0, "label_text": "positive"} for i in range(40)]
