@@ -37,10 +37,10 @@ NAMES = {"fit": "FIT", "sft_y": "SFT(y)", "sft_focus": "SFT(y_focus)", "base": "
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything.
+    """How much of everything: two cores pay for every token.
 
-    ``words`` is the longest sentence of SST-5 that is taken: two cores pay for every token. The baselines have one
-    answer for every prompt to learn, and need fewer steps.
+    ``words`` is the longest sentence of SST-5 that is taken. The baselines have one answer for every prompt to learn,
+    and need fewer steps. BBQ is only run from end to end: its prompts are long.
     """
 
     steps: int
@@ -49,15 +49,14 @@ class Sizes:
     validation: int
     test: int
     words: int = 16
-    few_shot: int = 30
 
 
 SIZES = {
-    "own": Sizes(150, 60, 25, 60, 40, few_shot=12),
-    "sst": Sizes(150, 60, 25, 48, 40, few_shot=4),
-    "bbq": Sizes(20, 20, 10, 12, 12, few_shot=2),
+    "own": Sizes(150, 60, 25, 60, 40),
+    "sst": Sizes(150, 60, 25, 48, 40),
+    "bbq": Sizes(6, 6, 3, 6, 6),
 }
-QUICK = Sizes(4, 4, 2, 8, 8, few_shot=4)
+QUICK = Sizes(4, 4, 2, 8, 8)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,18 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
             half=True,
             precision=options.precision,
         )
-        pages.append(
-            _study(
-                model,
-                name,
-                data,
-                size,
-                settings,
-                options.seeds,
-                options.objectives,
-                out / ("quick" if options.quick else ""),
-            )
-        )
+        folder = out / (f"{name}-quick" if options.quick else name)
+        pages.append(_study(model, name, data, size, settings, options, folder))
         print(pages[-1], flush=True)
     (out / "focus.md").write_text("\n".join(pages))
     return 0
@@ -130,8 +119,7 @@ def _study(
     data: FocusData,
     size: Sizes,
     settings: FocusSettings,
-    seeds: Sequence[int],
-    objectives: Sequence[str],
+    options: argparse.Namespace,
     out: Path,
 ) -> str:
     """All methods on one set, as a page of Markdown."""
@@ -140,17 +128,17 @@ def _study(
     from lensteer.methods.focus import load, train
 
     tests = [example for split in data.tests.values() for example in split]
-    results, runs = [_scores(model, data, tests, "base", 0, out / name)], []
-    results.append(
-        _scores(model, data, _some(data, size.few_shot), "few", 0, out / name, shots=4, demonstrations=data.train)
-    )
-    for seed in seeds:
-        for objective in objectives:
+    results, runs = [_scores(model, data, tests, "base", 0, out)], []
+    if options.few_shot:
+        few = {"shots": 4, "demonstrations": data.train}
+        results.append(_scores(model, data, _some(data, options.few_shot), "few", 0, out, **few))
+    for seed in options.seeds:
+        for objective in options.objectives:
             steps = size.steps if objective == "fit" else size.baseline_steps
             own: Any = replace(settings, objective=objective, seed=seed, steps=steps)
-            folder = out / name / f"{objective}-{seed}"
+            folder = out / f"{objective}-{seed}"
             adapter = train(model, data.task, data.train, data.validation[: size.validation], folder, own)
-            results.append(_scores(load(adapter, model), data, tests, objective, seed, out / name))
+            results.append(_scores(load(adapter, model), data, tests, objective, seed, out))
             losses = adapter.history["validation_loss"].dropna()
             seconds = {"seconds": adapter.seconds, "best step": adapter.best_step, "validation loss": losses.min()}
             runs.append({"method": NAMES[objective], "seed": seed, **seconds})
@@ -165,12 +153,13 @@ def _some(data: FocusData, count: int) -> list[FocusExample]:
 def _scores(
     model: Any, data: FocusData, examples: Sequence[FocusExample], method: str, seed: int, folder: Path, **shots: Any
 ) -> pd.DataFrame:
-    """Focus accuracy of a model, from the folder where it is there."""
+    """Focus accuracy of a model, from the folder where these examples were scored before."""
     import pandas as pd
 
+    from lensteer.data import data_hash
     from lensteer.evaluate.focus import focus_accuracy
 
-    path = folder / f"{method}-{seed}.csv"
+    path = folder / f"{method}-{seed}-{data_hash(examples)[:8]}.csv"
     if not path.is_file():
         started = time.monotonic()
         found = focus_accuracy(model, data.task, examples, **shots).drop(columns="log_likelihoods")
@@ -224,6 +213,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=["own", "sst", "bbq"], choices=["own", "sst", "bbq"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--few-shot", type=int, default=0, help="examples of a split to ask with 4 demonstrations")
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=OBJECTIVES)
     parser.add_argument("--data", default=str(DATA), help="folder with sst5_*.jsonl and bbq_*.jsonl")
     parser.add_argument("--out", default="focus-runs", help="adapters, scores and tables; a second run goes on")
