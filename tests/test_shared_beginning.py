@@ -55,6 +55,8 @@ def test_scores_are_those_of_one_prompt_after_the_other(case: Any, forwards: Any
     options = [[case.tokenizer(" " + answer, add_special_tokens=False)["input_ids"] for answer in ANSWERS]] * len(
         PROMPTS
     )
+    if steering is not None:
+        steering.points(case.model)  # the first look at a point runs the model to see whether edits there act
     with forwards(case) as calls:
         (found,) = score_options(case.model, PROMPTS, options, [steering], prompt_format="plain", progress=False)
     assert (calls[0][0] == 1) == (tokens != "all" and can_share(case.hf))
