@@ -108,6 +108,7 @@ def compare(
     n_train: Annotated[int, typer.Option(help="Examples to fit on.", min=4)] = 96,
     n_validation: Annotated[int, typer.Option(help="Examples to choose on.", min=4)] = 40,
     n_test: Annotated[int, typer.Option(help="Examples of each test split.", min=2)] = 40,
+    text_ratio: Annotated[float, typer.Option(help="Budget: how much perplexity of neutral texts may grow.")] = 1.5,
     rivals: Annotated[bool, typer.Option(help="Also SADI's heads and activation transport.")] = True,
     model: Base = None,
     device: Device = None,
@@ -116,7 +117,8 @@ def compare(
     """Compare the trained model and its base, told by prompt, by a focus vector, by both or not at all."""
     from dataclasses import replace
 
-    from analysis.focus_report import comparison_report
+    from analysis.focus_choice import FocusBudget
+    from analysis.focus_report import comparison_report, comparison_table
     from analysis.focus_size import FocusSize
     from analysis.focus_study import focus_study
 
@@ -129,8 +131,9 @@ def compare(
         size = replace(size, heads=(), transports=())
     tests = {split: own[:n_test] for split, own in examples.tests.items()}
     parts = (examples.train[:n_train], examples.validation[:n_validation], tests)
-    found = focus_study(models, examples.task, *parts, out, size=size, seed=seed, say=say)
-    show(found.table.round(3), repr(found))
+    how: dict[str, Any] = {"size": size, "budget": FocusBudget(text_ratio=text_ratio), "seed": seed, "say": say}
+    found = focus_study(models, examples.task, *parts, out, **how)
+    show(comparison_table(found.table), repr(found))
     page = comparison_report(found).save(out / "report.html")
     for path in [page, *found.save(out), *found.files]:
         say(f"wrote {path}")

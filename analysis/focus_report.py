@@ -82,6 +82,18 @@ def add_focus_to_report(report: Report, results: pd.DataFrame) -> Report:
     return report.figure(focus_radar(results))
 
 
+def comparison_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A comparison for a terminal: answers by the feature steered to, what flipped, and what it costs."""
+    shown = table[["model", "split", "toward", "condition"]].copy()
+    at = [f"layer {int(row.layer)}, {row.strength:+g}" if row.strength else "" for row in table.itertuples()]
+    parts = table[["accuracy", "accuracy_low", "accuracy_high"]].to_numpy()
+    shown["at"] = at
+    shown["accuracy"] = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in parts]
+    for name, words in (("flips", "flips"), ("agreeing", "agreeing"), ("text_ratio", "perplexity of texts")):
+        shown[words] = [f"{value:.2f}" for value in table[name]]
+    return shown
+
+
 def comparison_report(found: FocusComparison) -> Report:
     """The page of a comparison of focus instruction tuning with steering."""
     report = Report(f"Focus: {found.task}", {"task": found.task, "models": ", ".join(found.vectors)})
