@@ -32,7 +32,7 @@ class FocusExample:
         dataset, split: for tables.
         source: what the input was made from, where two inputs share it (a sentence with one keyword and with the
             other); splits keep these together. Default: the id.
-        rho: the predictivity P(Y = y_s | S = s) that its split was made for; None where nobody chose one.
+        rho: the predictivity P(Y = y_s | S = s) of its split as it was built; None where nobody chose one.
 
     Raises:
         ValueError: an empty id, field, label, feature or value.
