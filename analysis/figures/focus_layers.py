@@ -102,7 +102,10 @@ def focus_comparison_bars(
             marker={
                 "color": CLASSES[number % len(CLASSES)],
                 "line": {"color": INK, "width": 1},
-                "pattern": {"shape": _PATTERNS[number % len(_PATTERNS)], "fgcolor": "white", "size": 7},
+                "pattern": {
+                    **{"shape": _PATTERNS[number % len(_PATTERNS)], "fillmode": "overlay", "fgcolor": "white"},
+                    **{"fgopacity": 0.9, "size": 7},
+                },
             },
             hovertemplate=f"%{{x}}, {escaped(model)}<br>{escaped(name)} %{{y:.3f}}<extra></extra>",
         )
