@@ -10,6 +10,7 @@ from analysis.figures.template import (
     CONDITION_COLOURS,
     CONDITION_PATTERNS,
     INK,
+    bar_marker,
     error_bars,
     escaped,
     new_figure,
@@ -41,17 +42,7 @@ def confirmation_bars(table: pd.DataFrame, *, title: str = "success on test prom
             y=rows["success"],
             name=escaped(CONDITIONS.get(condition, condition)),
             error_y=error_bars(rows["success"], rows["success_low"], rows["success_high"], INK),
-            marker={
-                "color": colour,
-                "line": {"color": INK, "width": 1},
-                "pattern": {
-                    "shape": CONDITION_PATTERNS.get(condition, ""),
-                    "fillmode": "overlay",
-                    "fgcolor": "white",
-                    "fgopacity": 0.9,
-                    "size": 7,
-                },
-            },
+            marker=bar_marker(colour, CONDITION_PATTERNS.get(condition, "")),
             hovertemplate="%{x}, "
             + escaped(CONDITIONS.get(condition, condition))
             + "<br>success %{y:.2f}<extra></extra>",

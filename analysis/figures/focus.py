@@ -20,7 +20,9 @@ from analysis.figures.template import (
     INK,
     MARK,
     NAME,
+    PATTERNS,
     SYMBOLS,
+    bar_marker,
     error_bars,
     escaped,
     joined,
@@ -34,7 +36,6 @@ from lensteer.data.focus.instructions import Kind
 _ACROSS = 3
 _PANEL, _GAP = 270, 110  # pixels: a radar, and the labels below it with the title of the next
 _TOP, _BOTTOM = 175, 50
-_PATTERNS = ["", "/", "x", ".", "\\", "-", "+"]
 
 
 def focus_radar(
@@ -130,14 +131,7 @@ def focus_bars(
             y=own["accuracy"],
             name=escaped(name),
             error_y=error_bars(own["accuracy"], own["low"], own["high"], INK),
-            marker={
-                "color": CLASSES[number % len(CLASSES)],
-                "line": {"color": INK, "width": 1},
-                "pattern": {
-                    **{"shape": _PATTERNS[number % len(_PATTERNS)], "fillmode": "overlay", "fgcolor": "white"},
-                    **{"fgopacity": 0.9, "size": 7},
-                },
-            },
+            marker=bar_marker(CLASSES[number % len(CLASSES)], PATTERNS[number % len(PATTERNS)]),
             customdata=[escaped(kind) for kind in own["kind"]],
             hovertemplate=f"%{{customdata}}, {escaped(name)}<br>accuracy %{{y:.3f}}<extra></extra>",
         )

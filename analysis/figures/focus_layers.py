@@ -11,7 +11,9 @@ from analysis.figures.template import (
     DASHES,
     INK,
     NAME,
+    PATTERNS,
     SYMBOLS,
+    bar_marker,
     error_bars,
     escaped,
     joined,
@@ -21,7 +23,6 @@ from analysis.figures.template import (
 from analysis.tables import one_of, require_columns, require_finite
 
 _PANELS = {"flips": "share that flips to y_s", "restored": "log-odds restored"}
-_PATTERNS = ["", "/", "x", ".", "+", "-"]
 _REFERENCE = {"dash": "dot", "color": "#4d5566", "width": 1.5}
 
 
@@ -99,14 +100,7 @@ def focus_comparison_bars(
             y=own[value],
             name=escaped(model),
             error_y=error_bars(own[value], own[columns[1]], own[columns[2]], INK),
-            marker={
-                "color": CLASSES[number % len(CLASSES)],
-                "line": {"color": INK, "width": 1},
-                "pattern": {
-                    **{"shape": _PATTERNS[number % len(_PATTERNS)], "fillmode": "overlay", "fgcolor": "white"},
-                    **{"fgopacity": 0.9, "size": 7},
-                },
-            },
+            marker=bar_marker(CLASSES[number % len(CLASSES)], PATTERNS[number % len(PATTERNS)]),
             hovertemplate=f"%{{x}}, {escaped(model)}<br>{escaped(name)} %{{y:.3f}}<extra></extra>",
         )
     order = [escaped(condition) for condition in dict.fromkeys(rows["condition"])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -21,6 +22,7 @@ DIVERGING = "RdBu"  # red below zero, blue above; the caller puts zero in the mi
 SEQUENTIAL = [[0.0, "#ffffff"], [0.25, "#dceaf6"], [0.5, "#b3d3eb"], [0.75, "#7fb5dc"], [1.0, "#4695c8"]]
 CLASSES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star"]
+PATTERNS = ["", "/", "x", ".", "\\", "-", "+"]
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
 CONDITION_COLOURS = {
     "none": "#9a9a9a",
@@ -33,6 +35,12 @@ CONDITION_PATTERNS = {"random": ".", "text": "/", "text+steered": "x"}
 INK, GRID, MARK = "#1f2430", "#e3e6eb", "#000000"
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 MONOSPACE = "'JetBrains Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+
+
+def bar_marker(colour: str, pattern: str = "", outline: float = 1) -> dict[str, Any]:
+    """Bars of one colour with a white pattern over it, which tells them apart without colours too."""
+    over = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.9, "size": 7}
+    return {"color": colour, "line": {"color": INK, "width": outline}, "pattern": {"shape": pattern, **over}}
 
 
 def _template() -> go.layout.Template:

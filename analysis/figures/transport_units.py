@@ -7,11 +7,21 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.figures.template import CLASSES, INK, NAME, SYMBOLS, escaped, joined, new_figure, titled
+from analysis.figures.template import (
+    CLASSES,
+    INK,
+    NAME,
+    PATTERNS,
+    SYMBOLS,
+    bar_marker,
+    escaped,
+    joined,
+    new_figure,
+    titled,
+)
 from analysis.tables import require_columns, require_finite
 
 _SIDES = {"source": CLASSES[1], "target": CLASSES[0], "transported": CLASSES[2]}
-_PATTERNS = ["", "/", ".", "x", "-", "+", "|"]
 _ACROSS = 3
 _MOST_POINTS = 4000  # a browser draws so many without delay
 
@@ -163,16 +173,7 @@ def transport_cost(
             x=own["layer"].astype(int),
             y=own[value] / (total or 1.0),
             name=escaped(kind),
-            marker={
-                "color": CLASSES[number % len(CLASSES)],
-                "line": {"width": 0},
-                "pattern": {
-                    "shape": _PATTERNS[number % len(_PATTERNS)],
-                    "fillmode": "overlay",
-                    "fgcolor": "white",
-                    "size": 6,
-                },
-            },
+            marker=bar_marker(CLASSES[number % len(CLASSES)], PATTERNS[number % len(PATTERNS)], outline=0),
             hovertemplate=f"{escaped(kind)}<br>layer %{{x}}: %{{y:.3g}}<extra></extra>",
         )
     names = {"distance": "squared distance, source to target", "shift": "move of the mean (norm)"}
