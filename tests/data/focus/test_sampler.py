@@ -6,19 +6,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from focus_cases import TASK
 
-from lensteer.data.focus import KINDS, FocusExample, FocusSampler, FocusTask
+from lensteer.data.focus import KINDS, FocusExample, FocusSampler
 
-TASK = FocusTask(
-    name="toy",
-    instruction="Say left or right.",
-    headings={"text": "Input:"},
-    cue="Output:",
-    labels=("left", "right"),
-    core="side",
-    slots={"side": "the side", "colour": "the colour"},
-)
-EXAMPLE = FocusExample("1", {"text": "x"}, "left", "colour", "blue", "right")
+EXAMPLE = FocusExample("1", {"text": "x"}, "no", "word", "blue", "yes")
 
 
 def test_a_hundred_thousand_draws_have_the_stated_frequencies() -> None:
@@ -27,7 +19,7 @@ def test_a_hundred_thousand_draws_have_the_stated_frequencies() -> None:
     assert {kind: kinds[kind] / 1e5 for kind in KINDS} == pytest.approx(
         {kind: 0.05 if kind == "empty" else 0.19 for kind in KINDS}, abs=0.005
     )
-    assert Counter(draw.target for draw in draws)["left"] / 1e5 == pytest.approx(0.62, abs=0.005)
+    assert Counter(draw.target for draw in draws)["no"] / 1e5 == pytest.approx(0.62, abs=0.005)
     for kind in KINDS[1:]:
         templates = Counter(draw.template for draw in draws if draw.kind == kind)
         assert sorted(templates) == list(range(10))
@@ -44,7 +36,7 @@ def test_the_probabilities_are_those_of_the_paper_and_can_be_others() -> None:
 
 def test_one_key_gives_one_draw_and_other_keys_give_others() -> None:
     sampler = FocusSampler()
-    examples = [FocusExample(str(i), {"text": "x"}, "left", "colour", "blue", "right") for i in range(50)]
+    examples = [FocusExample(str(i), {"text": "x"}, "no", "word", "blue", "yes") for i in range(50)]
     first = [sampler.draw(TASK, example, "0\nepoch 1") for example in examples]
     assert first == [sampler.draw(TASK, example, "0\nepoch 1") for example in reversed(examples)][::-1]
     second = [sampler.draw(TASK, example, "0\nepoch 2") for example in examples]
