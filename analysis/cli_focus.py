@@ -16,10 +16,16 @@ Source = Annotated[
     list[str] | None,
     typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
 ]
+Unseen = Annotated[
+    str | None, typer.Option(help="For bbq: categories kept for the test, as Age,Religion. Default: the data set's.")
+]
 Adapter = Annotated[
     Path, typer.Argument(help="Folder that `lensteer focus train` wrote; `example` for the packaged one.")
 ]
 Base = Annotated[str | None, typer.Option(help="Default: the one that the adapter was trained on.")]
+Divided = Annotated[
+    int | None, typer.Option(help="Also divides data without parts. Default: the adapter's, whose test is unseen.")
+]
 
 
 @focus.command()
@@ -27,12 +33,16 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the adapter; an interrupted run goes on here.")],
     data: Data = "ss",
     source: Source = None,
+    unseen: Unseen = None,
+    n_train: Annotated[int | None, typer.Option(help="Training examples. Default: all.", min=2)] = None,
+    n_validation: Annotated[int | None, typer.Option(help="Validation examples. Default: all.", min=2)] = None,
     objective: Annotated[str, typer.Option(help="fit, sft_y, sft_focus, sft_spurious or poe.")] = "fit",
     bias: Annotated[Path | None, typer.Option(help="For poe: folder of an adapter trained with sft_spurious.")] = None,
     steps: Annotated[int | None, typer.Option(help="Default: ten passes over the examples.")] = None,
     batch_size: int = 16,
     learning_rate: float = 1e-4,
     evaluate_every: int = 100,
+    patience: Annotated[int, typer.Option(help="Evaluations without a lower loss before it stops.")] = 4,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     half: Annotated[bool, typer.Option("--half", help="Write the adapter in float16.")] = False,
     model: Model = DEFAULT,
@@ -44,11 +54,11 @@ def train(
     from lensteer.methods.focus import train as train_adapter
 
     how: dict[str, Any] = {"objective": objective, "steps": steps, "batch_size": batch_size, "precision": precision}
-    how["half"] = half
-    settings = FocusSettings(**how, learning_rate=learning_rate, evaluate_every=evaluate_every, seed=seed)
+    how |= {"learning_rate": learning_rate, "evaluate_every": evaluate_every, "patience": patience, "half": half}
+    settings = FocusSettings(**how, seed=seed)
     if (bias is not None) != (objective == "poe"):
         raise typer.BadParameter("--bias FOLDER belongs to --objective poe, and poe needs it")
-    examples = _data(data, source, seed)
+    examples = _data(data, source, seed, unseen, n_train=n_train, n_validation=n_validation)
     show(examples.report().round(3), repr(examples))
     lens = load(model, device)
     biased = None if bias is None else _lens(bias, lens)
@@ -65,6 +75,7 @@ def evaluate(
     ] = None,
     data: Data = "ss",
     source: Source = None,
+    unseen: Unseen = None,
     n: Annotated[int | None, typer.Option(help="Examples of each split. Default: all.", min=1)] = None,
     shots: Annotated[int, typer.Option(help="Demonstrations before each query.", min=0)] = 0,
     scoring: Annotated[str, typer.Option(help="exact, or beam (constrained beam search).")] = "exact",
@@ -72,7 +83,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write every answer, .csv or .parquet.")] = None,
     model: Base = None,
     device: Device = None,
-    seed: int = 0,
+    seed: Divided = None,
 ) -> None:
     """Focus accuracy on every test split, for every kind of instruction."""
     from analysis.focus_tables import focus_by_split
@@ -84,9 +95,10 @@ def evaluate(
         table_ending(out)
     if scoring not in ("exact", "beam"):
         raise typer.BadParameter(f"--scoring must be exact or beam, got {scoring!r}")
-    examples = _data(data, source, seed)
-    asked = [example for split in examples.tests.values() for example in split[:n]]
     adapter = _folder(adapter)
+    seed = _seed(adapter, seed)
+    examples = _data(data, source, seed, unseen)
+    asked = [example for split in examples.tests.values() for example in split[:n]]
     base = load(_base(adapter, model), device)
     lens = base if adapter is None else _lens(adapter, base)
     how: dict[str, Any] = {"scoring": scoring, "shots": shots, "seed": seed}
@@ -104,6 +116,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for tables, vectors and steerings; a second run goes on.")],
     data: Data = "ss",
     source: Source = None,
+    unseen: Unseen = None,
     layers: Annotated[str, typer.Option(help="Of the vectors, as 10:30:2 or 8,12,16. Default: all.")] = "",
     n_train: Annotated[int, typer.Option(help="Examples to fit on.", min=4)] = 96,
     n_validation: Annotated[int, typer.Option(help="Examples to choose on.", min=4)] = 40,
@@ -112,7 +125,7 @@ def compare(
     rivals: Annotated[bool, typer.Option(help="Also SADI's heads and activation transport.")] = True,
     model: Base = None,
     device: Device = None,
-    seed: int = 0,
+    seed: Divided = None,
 ) -> None:
     """Compare the trained model and its base, told by prompt, by a focus vector, by both or not at all."""
     from dataclasses import replace
@@ -122,8 +135,9 @@ def compare(
     from analysis.focus_size import FocusSize
     from analysis.focus_study import focus_study
 
-    examples = _data(data, source, seed)
     adapter = _folder(adapter)
+    seed = _seed(adapter, seed)
+    examples = _data(data, source, seed, unseen)
     base = load(_base(adapter, model), device)
     models = {"base": base, "FIT": _lens(adapter, base)}
     size = FocusSize(layers=tuple(layers_in(layers, int(base.cfg.n_layers))) if layers else None)
@@ -162,8 +176,17 @@ def _base(adapter: Path | None, model: str | None) -> str:
     return read_adapter(adapter).base["model"]
 
 
-def _data(name: str, source: list[str] | None, seed: int) -> Any:
-    """The data set of ``--data`` and ``--source``."""
+def _seed(adapter: Path | None, seed: int | None) -> int:
+    """What was asked for, else the adapter's, with which data are divided into the same parts."""
+    if seed is not None or adapter is None:
+        return seed or 0
+    from lensteer.methods.focus import read_adapter
+
+    return read_adapter(adapter).settings.seed
+
+
+def _data(name: str, source: list[str] | None, seed: int, unseen: str | None, **sizes: int | None) -> Any:
+    """The data set of ``--data``, ``--source`` and ``--unseen``, with these sizes where they are given."""
     from lensteer.data.focus import DATASETS
 
     if name not in DATASETS:
@@ -172,4 +195,9 @@ def _data(name: str, source: list[str] | None, seed: int) -> Any:
     parts = dict(part.split("=", 1) for part in given if "=" in part)
     if parts and len(parts) < len(given):
         raise typer.BadParameter(f"--source names parts (train=FILE) and others: {' '.join(given)}; give one kind")
-    return DATASETS[name](parts or (given[0] if len(given) == 1 else given), seed=seed)
+    more: dict[str, Any] = {size: n for size, n in sizes.items() if n is not None}
+    if unseen is not None:
+        if name != "bbq":
+            raise typer.BadParameter(f"--unseen is for --data bbq, got --data {name}")
+        more["unseen"] = [category.strip() for category in unseen.split(",")]
+    return DATASETS[name](parts or (given[0] if len(given) == 1 else given), seed=seed, **more)

@@ -40,8 +40,8 @@ def tiny_set(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A tiny model and a data set ``--data tiny``; returns the arguments that the builder was called with."""
     case, calls = make_case("llama", **roomy("llama")), []
 
-    def build(source: Any, *, seed: int) -> data.FocusData:
-        calls.append((source, seed))
+    def build(source: Any, **options: Any) -> data.FocusData:
+        calls.append((source, options))
         tests = {split: examples(8, start=30 + 8 * i) for i, split in enumerate(("iid", "high"))}
         return data.FocusData(TASK, examples(16), examples(8, start=20), tests)
 
@@ -59,6 +59,10 @@ def tiny_set(monkeypatch: pytest.MonkeyPatch) -> Any:
         (["train", "--out", "x", "--bias", "b"], "--bias FOLDER belongs to --objective poe"),
         (["train", "--out", "x", "--source", "train=a.jsonl", "--source", "hub"], "give one kind"),
         (["train", "--out", "x", "--source", "none.jsonl"], "none.jsonl"),
+        (["train", "--out", "x", "--unseen", "Age"], "--unseen is for --data bbq"),
+        (["train", "--out", "x", "--data", "bbq", "--unseen", "Wealth"], "no rows of the unseen category 'wealth'"),
+        (["train", "--out", "x", "--n-train", "5"], "n_train=5: it must be even"),
+        (["train", "--out", "x", "--patience", "0"], "patience must be a whole number of 1 or more"),
         (["evaluate", "--scoring", "best"], "--scoring must be exact or beam"),
         (["evaluate", "--out", "a.txt"], "a.txt"),
         (["evaluate", "no-such-folder"], "holds no finished focus adapter"),
@@ -73,16 +77,18 @@ def test_train_then_evaluate_then_compare(tiny_set: Any, tmp_path: Path) -> None
     quick = ["--steps", 2, "--batch-size", 4, "--evaluate-every", 1, "--learning-rate", 0.01]
     done = run("train", "--out", tmp_path / "adapter", *TINY, *quick, "--seed", 3, "--half")
     assert done.exit_code == 0, done.output
-    assert tiny_set == [("own", 3)]
+    assert tiny_set == [("own", {"seed": 3})]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     done = run("evaluate", tmp_path / "adapter", *TINY, "--n", 4, "--out", tmp_path / "answers.csv")
     assert done.exit_code == 0, done.output
+    assert tiny_set[-1] == ("own", {"seed": 3}), "the parts are those that the adapter was trained with"
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert len(answers) == 2 * 4 * 6
     assert "accuracy" in done.output
     small = ["--n-train", 8, "--n-validation", 8, "--n-test", 4, "--layers", "1,2", "--no-rivals"]
     done = run("compare", tmp_path / "adapter", *TINY, *small, "--out", tmp_path / "comparison")
     assert done.exit_code == 0, done.output
+    assert tiny_set[-1] == ("own", {"seed": 3})
     table = pd.read_csv(tmp_path / "comparison" / "focus-table.csv")
     assert set(table["model"]) == {"base", "FIT"}
     page = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
@@ -98,8 +104,11 @@ def test_a_biased_model_is_the_other_expert(tiny_set: Any, tmp_path: Path) -> No
 
 
 def test_parts_of_a_source_are_named(tiny_set: Any, tmp_path: Path) -> None:
-    run("train", "--out", tmp_path / "a", *TINY, "--steps", 1, "--source", "train=a.jsonl", "--source", "test=b.jsonl")
-    assert tiny_set == [({"train": "a.jsonl", "test": "b.jsonl"}, 0)]
+    parts = ["--source", "train=a.jsonl", "--source", "test=b.jsonl"]
+    run("train", "--out", tmp_path / "a", *TINY, "--steps", 1, *parts, "--n-train", 8, "--n-validation", 4)
+    source, options = tiny_set[0]
+    assert source == {"train": "a.jsonl", "test": "b.jsonl"}
+    assert options == {"seed": 0, "n_train": 8, "n_validation": 4}
 
 
 def test_the_packaged_adapter_names_its_base_and_no_folder_of_a_machine() -> None:
