@@ -10,6 +10,7 @@ where every token is, so the padding between the two parts counts for nothing.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,12 +23,20 @@ WORTH = 16  # tokens from which a second forward pass costs less than reading th
 def can_share(model: Any) -> bool:
     """Whether padding within a row is of no effect on this model.
 
-    It is not where distances count columns: with a sliding window, and without position ids.
+    It is not where distances count columns: with attention to a window or to chunks, in state-space layers, and without
+    position ids.
     """
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return not windowed and kinds <= {"full_attention"} and takes_positions(model)
+    config = model.config.get_text_config().to_dict()
+    kinds = {*(config.get("layer_types") or ()), *(config.get("attention_layers") or ())}
+    plain = kinds <= {"full_attention", "global"} and not any("mamba" in name for name in config)
+    return plain and not _windows(config) and takes_positions(model)
+
+
+def _windows(config: Mapping[str, Any]) -> list[str]:
+    """Settings that limit how far a token sees; which of them a model has, and under what name, differs."""
+    used = config.get("use_sliding_window", True)
+    names = [name for name in config if name.endswith(("window", "window_size")) or "attention_chunk" in name]
+    return [name for name in names if name != "use_sliding_window" and config[name] and used]
 
 
 def takes_positions(model: Any) -> bool:

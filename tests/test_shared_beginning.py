@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from conftest import ARCHITECTURES, make_case
 from oracles import Change, add, response_log_probs
 
-from lensteer import Add, Steering, at
+from lensteer import Add, Steering, at, load_model
 from lensteer.positions import STEPS
 from lensteer.scoring import score_options
 from lensteer.shared_beginning import can_share, laid_out, shared_tokens
@@ -17,6 +19,7 @@ from lensteer.shared_beginning import can_share, laid_out, shared_tokens
 BEGINNING = "Answer in one word: "
 PROMPTS = [BEGINNING + rest for rest in ("what is red?", "who?", "where is the long road to?", "why")]
 ANSWERS = ("yes", "no way")
+SMALL: dict[str, Any] = {"hidden_size": 8, "vocab_size": 8}
 
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
@@ -42,6 +45,39 @@ def test_a_batch_is_laid_out_with_its_padding_between_the_two_parts() -> None:
 
 def test_models_with_a_sliding_window_do_not_share(case: Any) -> None:
     assert can_share(case.hf) == (case.name != "gemma2")
+
+
+@pytest.fixture(scope="module")
+def gpt_neo() -> Any:
+    """Its second layer sees the 16 columns before a token, under names of its own for that."""
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+    config = transformers.GPTNeoConfig(**sizes, window_size=16, vocab_size=make_case("llama").hf.config.vocab_size)
+    torch.manual_seed(0)
+    return transformers.GPTNeoForCausalLM(config).eval()
+
+
+def test_no_kind_of_local_attention_shares(gpt_neo: Any) -> None:
+    assert not can_share(gpt_neo)
+    for config in (
+        transformers.Llama4TextConfig(num_hidden_layers=2, **SMALL),
+        transformers.RecurrentGemmaConfig(**SMALL),
+        transformers.MambaConfig(**SMALL),
+        transformers.JambaConfig(**SMALL),
+        transformers.Qwen2Config(use_sliding_window=True, sliding_window=8, max_window_layers=0, **SMALL),
+    ):
+        assert not can_share(SimpleNamespace(config=config, forward=transformers.LlamaForCausalLM.forward))
+    unused = transformers.Qwen2Config(use_sliding_window=False, sliding_window=8, **SMALL)
+    assert can_share(SimpleNamespace(config=unused, forward=transformers.LlamaForCausalLM.forward))
+
+
+def test_scores_with_local_attention_are_those_of_one_prompt_after_the_other(gpt_neo: Any) -> None:
+    tokenizer = make_case("llama").tokenizer
+    options = [[tokenizer(" yes", add_special_tokens=False)["input_ids"]]] * len(PROMPTS)
+    model = load_model(gpt_neo, tokenizer=tokenizer)
+    (found,) = score_options(model, PROMPTS, options, [None], prompt_format="plain", progress=False)
+    for prompt, (own,), ((answer,)) in zip(PROMPTS, found, options, strict=True):
+        wanted = response_log_probs(gpt_neo, tokenizer(prompt)["input_ids"], answer, [])
+        torch.testing.assert_close(own.log_probs, wanted, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("tokens", [None, "last", STEPS, "all"])
