@@ -105,7 +105,7 @@ def evaluate(
     how["wording"] = UNSEEN if unseen_wording else TRAINING
     found = focus_accuracy(lens, examples.task, asked, demonstrations=examples.train if shots else (), **how)
     table = focus_by_split(found.assign(model=_base(None, model) if adapter is None else adapter.name))
-    show(table.round(3), "Focus accuracy (95 % intervals over examples)")
+    show(table.round(3), "Focus accuracy (95 % intervals over sources)")
     if out is not None:
         say(f"wrote {write_table(found.drop(columns='log_likelihoods'), out)}")
 

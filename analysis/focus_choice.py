@@ -26,7 +26,9 @@ from lensteer.data.focus import FocusExample
 from lensteer.data.focus.examples import check_examples
 
 _TIE = 12  # decimals that count in a comparison: sums of the same numbers in another order are a tie
-_COLUMNS = "toward example_id informative success shift says_y probability_inside text_perplexity text_ratio".split()
+_COLUMNS = (
+    "toward example_id source informative success shift says_y probability_inside text_perplexity text_ratio".split()
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def choose(
 
     Returns:
         one row per toward, method and setting: toward, method, k, layer, strength; n (informative examples), success
-        and shift on these (each with _low, _high: bootstrap over examples); agreeing (accuracy where y = y_s),
+        and shift on these (each with _low, _high: bootstrap over sources); agreeing (accuracy where y = y_s),
         accuracy_y (of all examples), probability_inside, text_perplexity, text_ratio, unsteered (its success),
         within_budget, chosen. The success of a chosen row is a maximum, and so too high: report that on test examples.
 
@@ -131,7 +133,8 @@ def require_disjoint_sources(
     Raises:
         ValueError: names how many sources are in both, and the first.
     """
-    again = [source for source in _sources(second) if source in set(_sources(first))]
+    known = set(_sources(first))
+    again = [source for source in _sources(second) if source in known]
     if again:
         raise ValueError(
             f"{len(again)} sources are in both the {names[0]} and the {names[1]} (first: {again[0]!r}); what is chosen "
@@ -139,11 +142,16 @@ def require_disjoint_sources(
         )
 
 
-def interval(name: str, values: Float[np.ndarray, " example"], **options: Any) -> dict[str, float]:
-    """The mean of some values as columns ``name``, with _low and _high; NaN for none, or for one that is not finite."""
+def interval(
+    name: str, values: Float[np.ndarray, " example"], sources: Sequence[str], **options: Any
+) -> dict[str, float]:
+    """The mean of some values as columns ``name``, with _low and _high; NaN for none, or for one that is not finite.
+
+    Examples of one source are resampled together.
+    """
     values = np.asarray(values, dtype=float)
     usable = values.size > 0 and bool(np.isfinite(values).all())
-    found = bootstrap_mean(values, **options) if usable else (math.nan,) * 3
+    found = bootstrap_mean(values, groups=sources, **options) if usable else (math.nan,) * 3
     return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
@@ -159,8 +167,8 @@ def _candidates(
         lines.append(
             {
                 **{"toward": toward, "method": method, **dict(zip(SETTING[1:], setting, strict=True)), "n": len(sure)},
-                **interval("success", sure["success"].to_numpy(), **options),
-                **interval("shift", sure["shift"].to_numpy(), **options),
+                **interval("success", sure["success"].to_numpy(), sure["source"], **options),
+                **interval("shift", sure["shift"].to_numpy(), sure["source"], **options),
                 **{"agreeing": agreeing["says_y"].mean(), "accuracy_y": rows["says_y"].mean()},
                 "probability_inside": rows["probability_inside"].mean(),
                 **{"text_perplexity": rows["text_perplexity"].iloc[0], "text_ratio": rows["text_ratio"].iloc[0]},

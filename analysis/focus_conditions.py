@@ -169,30 +169,31 @@ def comparison_table(
     Returns:
         model, split, toward, condition, k, layer, strength, seeds (how many were averaged); n and accuracy (of all
         examples), n_informative and accuracy_informative, flips and shift of these, each with _low and _high
-        (bootstrap over examples; NaN where a split has none); agreeing, accuracy_y, probability_inside,
+        (bootstrap over sources; NaN where a split has none); agreeing, accuracy_y, probability_inside,
         text_perplexity and text_ratio.
 
     Raises:
         ValueError: missing columns, or no rows.
     """
-    require_columns(results, [*_GROUP, *_NAMES, *_MEASURES, "informative", "text_ratio"], "results")
+    require_columns(results, [*_GROUP, *_NAMES, *_MEASURES, "informative", "source", "text_ratio"], "results")
     if results.empty:
         raise ValueError("results hold no rows to summarise")
     options = {"level": level, "n_resamples": n_resamples, "seed": seed}
     lines = []
     for names, rows in results.groupby(_GROUP, sort=False):
-        each = rows.groupby("example_id", sort=False)[[*_MEASURES, "informative"]].mean()
+        groups = rows.groupby("example_id", sort=False)
+        each = groups[[*_MEASURES, "informative"]].mean().assign(source=groups["source"].first())
         sure = each[each["informative"] == 1]
         lines.append(
             {
                 **dict(zip(_GROUP, names, strict=True)),
                 **rows.iloc[0][["k", "layer", "strength"]].to_dict(),
                 **{"seeds": rows["seed"].nunique(), "n": len(each)},
-                **interval("accuracy", each["success"].to_numpy(), **options),
+                **interval("accuracy", each["success"].to_numpy(), each["source"], **options),
                 "n_informative": len(sure),
-                **interval("accuracy_informative", sure["success"].to_numpy(), **options),
-                **interval("flips", sure["flipped"].to_numpy(), **options),
-                **interval("shift", sure["shift"].to_numpy(), **options),
+                **interval("accuracy_informative", sure["success"].to_numpy(), sure["source"], **options),
+                **interval("flips", sure["flipped"].to_numpy(), sure["source"], **options),
+                **interval("shift", sure["shift"].to_numpy(), sure["source"], **options),
                 "agreeing": each.loc[each["informative"] == 0, "says_y"].mean(),
                 **{"accuracy_y": each["says_y"].mean(), "probability_inside": each["probability_inside"].mean()},
                 **{name: _mean(rows, name) for name in ("text_perplexity", "text_ratio")},

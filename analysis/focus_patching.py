@@ -67,7 +67,7 @@ def focus_patching(
         examples: those that are not informative are left out.
         positive, negative, templates: of P⁺ and P⁻, as in `focus_pairs`; templates of an example are averaged.
         sites: what is patched, whole: "resid_post"; "attn_out" and "mlp_out" are what a layer adds by each.
-        level, n_resamples: of the bootstrap over examples.
+        level, n_resamples: of the bootstrap over sources of examples.
         seed: of the draw of templates and of the bootstrap.
 
     Returns:
@@ -97,14 +97,21 @@ def focus_patching(
     patches = [Steering([(name, at(SetElements(values[name], per_row=True), "last"))]) for _, name in names]
     below, *patched = (_run(task, down, own) for own in choice_scores(model, rows, ids, [Steering(), *patches], **run))
     (above,) = (_run(task, up, own) for own in choice_scores(model, rows_up, ids_up, [Steering()], **run))
-    count, options = len(up) // len(sure), {"level": level, "n_resamples": n_resamples, "seed": seed}
+    count, sources = len(up) // len(sure), [example.source for example in sure]
+    options = {"sources": sources, "level": level, "n_resamples": n_resamples, "seed": seed}
     ends = {
         **{"flips_positive": float((above.says & ~below.says).mean()), "says_y_s_positive": float(above.says.mean())},
         **{"says_y_s_negative": float(below.says.mean())},
         **{"log_odds_positive": float(above.odds.mean()), "log_odds_negative": float(below.odds.mean())},
     }
     lines = [
-        {"site": site, "layer": layer_of(name), "n": len(sure), **_line(own, below, above, count, options), **ends}
+        {
+            "site": site,
+            "layer": layer_of(name),
+            "n": len(sure),
+            **_line(own, below, above, count, options),
+            **ends,
+        }
         for (site, name), own in zip(names, patched, strict=True)
     ]
     return pd.DataFrame(lines)
@@ -152,9 +159,11 @@ def _line(own: _Run, below: _Run, above: _Run, count: int, options: dict[str, An
     }
 
 
-def _restored(odds: Float[np.ndarray, "run example"], *, level: float, n_resamples: int, seed: int) -> dict[str, float]:
-    """A ratio of mean differences, with its bootstrap interval over examples; NaN where it is not defined."""
-    drawn = np.concatenate([odds.mean(1)[None], resampled_means(odds, n_resamples, seed)])
+def _restored(
+    odds: Float[np.ndarray, "run example"], *, sources: list[str], level: float, n_resamples: int, seed: int
+) -> dict[str, float]:
+    """A ratio of mean differences, with its bootstrap interval over sources; NaN where it is not defined."""
+    drawn = np.concatenate([odds.mean(1)[None], resampled_means(odds, n_resamples, seed, groups=sources)])
     patched, below, above = drawn.T
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (patched - below) / (above - below)

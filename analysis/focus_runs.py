@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
 
-_VERSION = "v1"
-_COLUMNS = "example_id split spurious kind template y s y_s target predicted informative says_y says_y_s".split()
+_VERSION = "v2"
+_COLUMNS = "example_id source split spurious kind template y s y_s target predicted informative says_y says_y_s".split()
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,7 @@ def answers(
     place = {name: i for i, name in enumerate(steerings)}
     number = {example.id: i for i, example in enumerate(checked)}
     found.sort(key=lambda row: (place[row["steering"]], number[row["example_id"]]))
-    sources = {example.id: example.source for example in checked}
-    return pd.DataFrame([{**_head(row, sources), **row} for row in found])
-
-
-def _head(row: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
-    return {name: row[name] for name in ("steering", "example_id")} | {"source": sources[row["example_id"]]}
+    return pd.DataFrame(found)
 
 
 def text_perplexities(

@@ -1,6 +1,6 @@
 """Tables of focus accuracy: by split, over repeats, over splits; and how often the focus instruction flips the answer.
 
-    by split      accuracy of one kind of instruction on one split, with a bootstrap interval over its examples
+    by split      accuracy of one kind of instruction on one split, with a bootstrap interval over their sources
     over repeats  the mean over seeds, and their standard deviation (n − 1 in the denominator): run noise
     over splits   mean ± population standard deviation of the split means: how much accuracy depends on how predictive
                   the spurious feature is. It is not run noise; read it from the table over repeats.
@@ -8,6 +8,8 @@
 
 Results are those of `lensteer.evaluate.focus_accuracy`, one below the other, with columns that tell methods apart
 (``by``, such as "model", "method", "steering") and, where a method was trained several times, a column "repeat".
+Examples of one source (a context that is asked four times) are resampled together; without a column "source" each is
+its own.
 `always_y` is the accuracy of an oracle that answers y whatever it is told: 1 where the kind asks for y, and else the
 predictivity of the spurious feature in that split. A method that scores no more on focus(S) does not steer.
 
@@ -16,7 +18,7 @@ Source: Lamb et al., ICML 2025 (arXiv 2410.22944), section 5 and Tables 4 to 6.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -48,7 +50,7 @@ def focus_by_split(
 
     Returns:
         the columns ``by``, `repeat` where the results have it, `split`, `kind`, `accuracy`, `low` and `high`
-        (percentile bootstrap over examples, the same resamples for all kinds), `n` (examples), `always_y`.
+        (percentile bootstrap over sources, the same resamples for all kinds), `n` (examples), `always_y`.
 
     Raises:
         TypeError: not a DataFrame, or ``by`` one text.
@@ -59,13 +61,8 @@ def focus_by_split(
     lines = []
     for cells, split, rows in _groups(results, [*by, *_repeat(results)]):
         right = _matrix(rows, "correct", split)
-        options: dict[str, Any] = {"level": level, "n_resamples": n_resamples, "seed": seed}
-        bounds = bootstrap_means(right.to_numpy(dtype=float), **options)
-        oracle = (rows["target"] == rows["y"]).groupby(rows["kind"]).mean()
-        for kind, accuracy, low, high in zip(right.index, *bounds, strict=True):
-            interval = {"accuracy": accuracy, "low": low, "high": high}
-            counts = {"n": right.shape[1], "always_y": oracle[kind]}
-            lines.append({**cells, "split": split, "kind": kind, **interval, **counts})
+        found = _accuracies(rows, right, level=level, n_resamples=n_resamples, seed=seed)
+        lines += [{**cells, "split": split, **line} for line in found]
     return pd.DataFrame(lines)
 
 
@@ -83,7 +80,7 @@ def focus_over_repeats(
 
     Returns:
         the columns ``by``, `split`, `kind`, `accuracy` (mean over repeats), `low` and `high` (percentile bootstrap over
-        examples of each example's mean over repeats), `std` (over the accuracies of the repeats, n − 1 in the
+        sources of each example's mean over repeats), `std` (over the accuracies of the repeats, n − 1 in the
         denominator; NaN for one), `repeats`, `n` (examples), `always_y`.
 
     Raises:
@@ -102,13 +99,11 @@ def focus_over_repeats(
                 "focus_by_split, or name what tells them apart in by="
             )
         stacked = np.stack([one.to_numpy(dtype=float) for one in each.values()])
-        bounds = bootstrap_means(stacked.mean(axis=0), level=level, n_resamples=n_resamples, seed=seed)
+        means = pd.DataFrame(stacked.mean(axis=0), first.index, first.columns)
         spread = stacked.mean(axis=2).std(axis=0, ddof=1) if others else np.full(len(first), np.nan)
-        oracle = (rows["target"] == rows["y"]).groupby(rows["kind"]).mean()
-        for kind, accuracy, low, high, std in zip(first.index, *bounds, spread, strict=True):
-            interval = {"accuracy": accuracy, "low": low, "high": high, "std": std}
-            counts = {"repeats": len(each), "n": first.shape[1], "always_y": oracle[kind]}
-            lines.append({**cells, "split": split, "kind": kind, **interval, **counts})
+        more = {"std": spread, "repeats": [len(each)] * len(first)}
+        found = _accuracies(rows, means, more, level=level, n_resamples=n_resamples, seed=seed)
+        lines += [{**cells, "split": split, **line} for line in found]
     return pd.DataFrame(lines)
 
 
@@ -214,7 +209,8 @@ def flip_rates(
         if said.isna().any(axis=None):
             raise ValueError(f"examples of split {split!r} ({cells}) were not asked under both of {kinds}")
         flipped = (said.loc[kinds[0]] != said.loc[kinds[1]]).to_numpy(dtype=float)
-        rate = bootstrap_mean(flipped, level=level, n_resamples=n_resamples, seed=seed)
+        groups = _sources(own, said)
+        rate = bootstrap_mean(flipped, groups=groups, level=level, n_resamples=n_resamples, seed=seed)
         followed = (y.loc[kinds[0]].astype(bool) & y_s.loc[kinds[1]].astype(bool)).mean()
         interval = {"flip_rate": rate.estimate, "low": rate.low, "high": rate.high}
         lines.append({**line, **interval, "followed": followed, "n": len(flipped)})
@@ -273,6 +269,26 @@ def _matrix(rows: pd.DataFrame, column: str, split: Any) -> pd.DataFrame:
             "its split were; ask all of them under the same kinds"
         )
     return matrix.loc[in_order(rows["kind"], get_args(Kind))]
+
+
+def _accuracies(
+    rows: pd.DataFrame, means: pd.DataFrame, more: Mapping[str, Any] | None = None, **options: Any
+) -> Iterator[dict[str, Any]]:
+    """For every kind of a matrix [kind, example] its mean, interval and the oracle's; ``more`` holds values by kind."""
+    bounds = bootstrap_means(means.to_numpy(dtype=float), groups=_sources(rows, means), **options)
+    oracle = (rows["target"] == rows["y"]).groupby(rows["kind"]).mean()
+    for place, (kind, accuracy, low, high) in enumerate(zip(means.index, *bounds, strict=True)):
+        own = {name: values[place] for name, values in (more or {}).items()}
+        counts = {"n": means.shape[1], "always_y": oracle[kind]}
+        yield {"kind": kind, "accuracy": accuracy, "low": low, "high": high, **own, **counts}
+
+
+def _sources(rows: pd.DataFrame, matrix: pd.DataFrame) -> list[Any] | None:
+    """What the examples of a matrix's columns were made from."""
+    if "source" not in rows:
+        return None
+    known = dict(zip(rows["example_id"], rows["source"], strict=True))
+    return [known[example] for example in matrix.columns]
 
 
 def _split_means(

@@ -4,16 +4,19 @@
     two conditions:      the same bootstrap on the paired differences x_i − y_i
     two pass/fail rates: McNemar's exact test on the prompts where the two disagree
 
-The unit that is resampled is always the prompt. All functions are vectorised and deterministic given
-``seed``.
+The unit that is resampled is the prompt, or with ``groups`` a whole group of them (cluster bootstrap): prompts made
+from one source are right or wrong together, and one by one they would pass for more than they are. All functions are
+vectorised and deterministic given ``seed``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 _RESAMPLES_IN_MEMORY = 8_000_000  # numbers drawn at once, so that 10^5 prompts do not need gigabytes
@@ -36,17 +39,23 @@ class McNemar(NamedTuple):
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, "prompt"], *, level: float = 0.95, n_resamples: int = 2000, seed: int = 0
+    values: Float[np.ndarray, "prompt"],
+    *,
+    groups: Sequence[Any] | None = None,
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """Mean over prompts with its percentile bootstrap interval.
 
     Values that are all equal give an interval of zero width: a bootstrap cannot see what never occurred.
 
     Raises:
-        ValueError: no values, NaN or infinite values, a level outside (0, 1), or less than one resample.
+        ValueError: no values, NaN or infinite values, not one group for each, a level outside (0, 1), or less than one
+            resample.
     """
     estimate, low, high = bootstrap_means(
-        np.asarray(values, dtype=float)[None], level=level, n_resamples=n_resamples, seed=seed
+        np.asarray(values, dtype=float)[None], groups=groups, level=level, n_resamples=n_resamples, seed=seed
     )
     return Interval(float(estimate[0]), float(low[0]), float(high[0]))
 
@@ -54,6 +63,7 @@ def bootstrap_mean(
 def bootstrap_means(
     values: Float[np.ndarray, "candidate prompt"],
     *,
+    groups: Sequence[Any] | None = None,
     level: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
@@ -76,20 +86,32 @@ def bootstrap_means(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
-    resampled = resampled_means(values, n_resamples, seed)
+    resampled = resampled_means(values, n_resamples, seed, groups=groups)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return values.mean(axis=1), low, high
 
 
 def resampled_means(
-    values: Float[np.ndarray, "candidate prompt"], n_resamples: int, seed: int = 0
+    values: Float[np.ndarray, "candidate prompt"],
+    n_resamples: int,
+    seed: int = 0,
+    *,
+    groups: Sequence[Any] | None = None,
 ) -> Float[np.ndarray, "resample candidate"]:
-    """Means of all candidates over the same resampled prompts: what the intervals are quantiles of."""
+    """Means of all candidates over the same resampled prompts: what the intervals are quantiles of.
+
+    Args:
+        groups: what each prompt was made from; whole groups are drawn. None: every prompt by itself.
+    """
     rng = np.random.default_rng(seed)
     n = values.shape[1]
+    if groups is not None and len(groups) != n:
+        raise ValueError(f"{len(groups)} groups for {n} values; give one for each")
+    place = np.arange(n) if groups is None else pd.factorize(pd.Series(list(groups), dtype=object))[0]
     chunk = max(1, _RESAMPLES_IN_MEMORY // n)
     sizes = [min(chunk, n_resamples - start) for start in range(0, n_resamples, chunk)]
-    return np.concatenate([_weights(n, size, rng) @ values.T / n for size in sizes])
+    weights = (_weights(int(place.max()) + 1, size, rng)[:, place] for size in sizes)
+    return np.concatenate([own @ values.T / own.sum(1, keepdims=True) for own in weights])
 
 
 def paired_bootstrap(

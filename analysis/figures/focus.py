@@ -149,7 +149,7 @@ def focus_bars(
     figure.update_xaxes(range=[-0.55, len(kinds) - 0.45], ticks="")
     figure.update_yaxes(title="accuracy", range=[0, 1.05], tickvals=[0, 0.25, 0.5, 0.75, 1])
     shown = f"split {rows['split'].iloc[0]}" if rows["split"].iloc[0] != "" else ""
-    bars = "bars: bootstrap intervals over examples"
+    bars = "bars: bootstrap intervals over sources"
     return titled(figure, title, joined((shown, bars, _examples(rows), _repeats(rows))))
 
 

@@ -49,6 +49,7 @@ __all__ = ["focus_accuracy", "focus_accuracy_grid", "focus_prompts", "label_log_
 
 _COLUMNS = {
     "example_id": object,
+    "source": object,
     "split": object,
     "spurious": object,
     "kind": object,
@@ -100,11 +101,12 @@ def focus_accuracy(
             gives them for the empty prompts. Not with "beam".
 
     Returns:
-        one row per (example, kind), all kinds of the first example first: `example_id`, `split`, `spurious` (the
-        feature), `kind`, `template`, `y`, `s`, `y_s`, `target` (y_focus); `predicted`, the first label with the largest
-        score, and `correct`, that it is the target and no other label has the same score; `informative` (y is not
-        y_s); `says_y` and `says_y_s`, `correct` as if these were the target; `probability_inside` (that the response
-        starts with a label; of the labels that beam search kept); `log_likelihoods`, a list over ``task.labels``
+        one row per (example, kind), all kinds of the first example first: `example_id`, `source` (what it was made
+        from; examples of one source do not count as independent), `split`, `spurious` (the feature), `kind`,
+        `template`, `y`, `s`, `y_s`, `target` (y_focus); `predicted`, the first label with the largest score, and
+        `correct`, that it is the target and no other label has the same score; `informative` (y is not y_s); `says_y`
+        and `says_y_s`, `correct` as if these were the target; `probability_inside` (that the response starts with a
+        label; of the labels that beam search kept); `log_likelihoods`, a list over ``task.labels``
         (natural logarithm, summed over tokens; -inf where beam search dropped the label; with ``bias`` the logarithm
         of the product, normalised over the labels).
 
@@ -204,7 +206,8 @@ def _line(task: FocusTask, one: Asked, values: list[float], mixed: list[float]) 
     best = [label for label, value in zip(task.labels, numbers, strict=True) if value == max(numbers)]
     said, example = (best[0] if len(best) == 1 else None), one.example
     return {
-        **{"example_id": example.id, "split": example.split, "spurious": example.spurious},
+        **{"example_id": example.id, "source": example.source},
+        **{"split": example.split, "spurious": example.spurious},
         **{"kind": one.kind, "template": one.template, "y": example.y, "s": example.s, "y_s": example.y_s},
         **{"target": one.target, "predicted": best[0], "correct": said == one.target},
         **{"informative": example.informative, "says_y": said == example.y, "says_y_s": said == example.y_s},

@@ -304,4 +304,4 @@ def test_tables_that_cannot_be_chosen_from_are_refused(table: pd.DataFrame) -> N
     for name in ("agreeing_drop", "inside_drop"):
         with pytest.raises(ValueError, match=f"{name} must lie between 0 and 1"):
             FocusBudget(**{name: 1.5})
-    assert all(math.isnan(value) for value in interval("x", np.zeros(0)).values())
+    assert all(math.isnan(value) for value in interval("x", np.zeros(0), []).values())

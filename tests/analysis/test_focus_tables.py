@@ -83,6 +83,22 @@ def test_intervals_are_those_of_the_bootstrap(oracles) -> None:
     assert row["low"] < row["accuracy"] < row["high"]
 
 
+def test_examples_of_one_source_count_as_one_in_the_intervals() -> None:
+    one_each = results("y", n=10)
+    four_each = pd.concat([one_each.assign(example_id=one_each["example_id"] + f" {i}") for i in range(4)])
+    four_each["source"] = four_each["example_id"].str.rsplit(" ", n=1).str[0]
+    for summarise in (focus_by_split, focus_over_repeats):
+        wanted, found = (summarise(one, by=()) for one in (one_each, four_each))
+        assert (found["n"] == 4 * wanted["n"]).all()
+        for column in ("accuracy", "low", "high"):
+            np.testing.assert_allclose(found[column], wanted[column])
+    asked = four_each.assign(predicted=four_each["target"])
+    asked["says_y"], asked["says_y_s"] = (asked["predicted"] == asked[name] for name in ("y", "y_s"))
+    alone = asked[asked["example_id"].str.endswith(" 0")].drop(columns="source")
+    flips = [flip_rates(one, by=())[["flip_rate", "low", "high"]] for one in (asked, alone)]
+    np.testing.assert_allclose(*flips)
+
+
 def test_methods_are_told_apart_by_any_columns_or_none(oracles) -> None:
     one = oracles[oracles["model"] == "always y"]
     assert focus_by_split(one, by=()).columns[0] == "split"

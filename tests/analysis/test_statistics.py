@@ -66,6 +66,27 @@ def test_drawing_in_chunks_still_draws_every_resample(monkeypatch):
     assert chunked == pytest.approx(whole, abs=0.03)
 
 
+def test_prompts_of_one_group_are_drawn_together():
+    one_each = np.random.default_rng(1).random((2, 30))
+    four_each, names = one_each.repeat(4, axis=1), [f"context {i}" for i in range(30) for _ in range(4)]
+    np.testing.assert_allclose(bootstrap_means(four_each, groups=names), bootstrap_means(one_each))
+    np.testing.assert_array_equal(bootstrap_means(one_each, groups=range(30)), bootstrap_means(one_each))
+    mixed = np.random.default_rng(2).permutation(120)
+    found = bootstrap_means(four_each[:, mixed], groups=[names[i] for i in mixed], n_resamples=20_000)
+    np.testing.assert_allclose(found, bootstrap_means(one_each, n_resamples=20_000), atol=0.005)
+
+
+def test_groups_of_other_sizes_weigh_by_their_prompts():
+    sizes, rng = [1, 2, 5, 9, 3, 4], np.random.default_rng(3)
+    groups = [np.full(size, value) for size, value in zip(sizes, rng.random(6), strict=True)]
+    drawn = [np.concatenate([groups[i] for i in rng.integers(0, 6, 6)]).mean() for _ in range(20_000)]
+    names = np.repeat(np.arange(6), sizes)
+    found = bootstrap_mean(np.concatenate(groups), groups=names, n_resamples=20_000)
+    np.testing.assert_allclose(found[1:], np.quantile(drawn, [0.025, 0.975]), atol=0.01)
+    with pytest.raises(ValueError, match="5 groups for 24 values"):
+        bootstrap_mean(np.concatenate(groups), groups=names[:5])
+
+
 def test_equal_values_give_an_interval_of_zero_width():
     assert bootstrap_mean(np.ones(5)) == (1.0, 1.0, 1.0)
 

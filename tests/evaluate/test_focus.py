@@ -110,8 +110,8 @@ def test_the_table_has_a_row_for_each_example_and_kind(model) -> None:
     assert (
         found.columns.tolist()
         == (
-            "example_id split spurious kind template y s y_s target predicted correct informative says_y says_y_s "
-            "probability_inside log_likelihoods"
+            "example_id source split spurious kind template y s y_s target predicted correct informative says_y "
+            "says_y_s probability_inside log_likelihoods"
         ).split()
     )
     assert found["example_id"].tolist() == [test.id for test in TESTS for _ in KINDS]
