@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from lensteer.answers import answer_ids, require_prefix_free
 from lensteer.data.focus import Asked, FocusExample, FocusTask, instruction_of
 from lensteer.methods.focus_batches import encode
 from lensteer.methods.focus_settings import FocusSettings
-from lensteer.models import tokenizer_of, twin_of
+from lensteer.models import plain_model, tokenizer_of, twin_of
 from lensteer.prompts import tokenize
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def checked_examples(
         )
     if twin_of(model).active:
         raise ValueError("the model is being steered; train outside of the block that steers it")
+    _require_first_device(model)
     own = task.require(examples)
     held_out = task.require(validation) if len(validation) else []
     for what in ("source", "id"):
@@ -52,6 +54,16 @@ def checked_examples(
         require_prefix_free(model, task.labels, [answer_ids(model, row, label) for label in task.labels])
     _require_lengths(model, task, [*own, *held_out], settings)
     return own, held_out
+
+
+def _require_first_device(model: TransformerBridge) -> None:
+    """Refuse another GPU than the first in a single process: the Trainer would move the model there without a word."""
+    device = next(plain_model(model).parameters()).device
+    if device.type == "cuda" and device.index and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"{twin_of(model).name} is on {device}, and training runs on the first GPU that it sees; set "
+            f"CUDA_VISIBLE_DEVICES={device.index} and load the model on 'cuda'"
+        )
 
 
 def _require_lengths(

@@ -50,7 +50,7 @@ class FocusSettings:
 
     Raises:
         ValueError: a value out of range; names it.
-        TypeError: a value that is no number where one belongs.
+        TypeError: a value of another kind, such as a text where a number belongs.
     """
 
     objective: Objective = "fit"
@@ -84,6 +84,11 @@ class FocusSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number of 0 or more, got {self.seed!r}")
+        for name, kind in (("eos", bool), ("half", bool), ("sampler", FocusSampler)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         for name in ("learning_rate", "lora_alpha", "warmup", "lora_dropout", "weight_decay"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
                 raise TypeError(f"{name} must be a number, got {getattr(self, name)!r}")

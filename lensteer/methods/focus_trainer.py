@@ -212,7 +212,7 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
         save_steps=settings.evaluate_every,
         save_total_limit=2,
         restore_callback_states_from_checkpoint=True,  # how often patience was tried
-        logging_steps=max(1, settings.evaluate_every // 5),
+        logging_steps=_logged_every(settings.evaluate_every),
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -226,6 +226,11 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
     if devices == 1:
         arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer would give each visible GPU a batch of its own
     return arguments
+
+
+def _logged_every(evaluate_every: int) -> int:
+    """Steps between two logged losses: a divisor, as a checkpoint does not keep what was summed since the last one."""
+    return next(steps for steps in range(max(1, evaluate_every // 5), 0, -1) if evaluate_every % steps == 0)
 
 
 def computed_in(settings: FocusSettings, device: torch.device) -> str:

@@ -21,6 +21,7 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +94,12 @@ def train(
         bar = progress_bar(settings.steps_for(len(checked[0])), settings.objective, shown=shown, unit="step")
         from lensteer.methods.focus_trainer import make_trainer  # it loads much
 
-        trainer = make_trainer(model, adapted, task, checked, settings, folder, bar, experts, tokens)
+        checkpoint = _last_checkpoint(folder / "checkpoints")
+        left = replace(settings, steps=_stopped_at(checkpoint, settings.patience) or settings.steps)
+        trainer = make_trainer(model, adapted, task, checked, left, folder, bar, experts, tokens)
         write_atomically(folder / "checkpoints" / RUN_FILE, json.dumps(about, indent=1).encode())
         with bar:
-            result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+            result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()  # the others may still read the best checkpoint
     if trainer.is_world_process_zero():
         with quiet_training():
@@ -173,6 +176,16 @@ def _last_checkpoint(folder: Path) -> str | None:
             "train again"
         )
     return str(last)
+
+
+def _stopped_at(checkpoint: str | None, patience: int) -> int | None:
+    """The step at which early stopping had ended an interrupted run; the Trainer would train on from there."""
+    if checkpoint is None:
+        return None
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    stopper = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
+    used = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    return int(state["global_step"]) if used >= patience else None
 
 
 def _is_first_process() -> bool:

@@ -52,6 +52,8 @@ def test_there_is_one_switch_for_the_objectives() -> None:
         ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
         ({"lora_dropout": 1.0}, "lora_dropout must be at least 0 and below 1"),
         ({"precision": "int8"}, "precision must be"),
+        ({"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
+        ({"seed": 1.5}, "seed must be a whole number"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
@@ -59,9 +61,17 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
         FocusSettings(**change)
 
 
-def test_a_text_is_no_number() -> None:
-    with pytest.raises(TypeError, match="learning_rate must be a number, got '1e-3'"):
-        FocusSettings(learning_rate="1e-3")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": "1e-3"}, "learning_rate must be a number, got '1e-3'"),
+        ({"eos": "no"}, "eos must be a bool, got 'no'"),
+        ({"sampler": 0.05}, "sampler must be a FocusSampler, got 0.05"),
+    ],
+)
+def test_values_of_another_kind_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        FocusSettings(**change)
 
 
 def test_the_sampler_is_part_of_the_settings() -> None:

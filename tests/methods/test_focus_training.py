@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from focus_cases import TASK, examples, roomy
 from safetensors.torch import load_file
 
 import lensteer.methods.focus_trainer as trainer_module
+import lensteer.methods.focus_training as training_module
 from lensteer.data.focus import KINDS, FocusExample
 from lensteer.methods.focus import FocusSettings, read_adapter, train
 from lensteer.methods.focus_batches import answer_log_probs, answer_logits, collate, encode
@@ -79,7 +81,7 @@ def require_equal(one: Any, other: Any) -> None:
     first, second = adapter_of(one.folder), adapter_of(other.folder)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    for column in ("step", "validation_loss"):
+    for column in ("step", "loss", "validation_loss"):
         assert one.history[column].dropna().tolist() == other.history[column].dropna().tolist()
     assert one.best_step == other.best_step
 
@@ -90,12 +92,68 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(case: Any, tmp_path
     require_equal(run(case, tmp_path / "parts"), whole)
 
 
+def test_losses_of_a_resumed_run_are_the_same_whatever_the_interval_of_evaluations(
+    case: Any, tmp_path: Path, interrupted: Any
+) -> None:
+    odd = replace(SMALL, steps=14, evaluate_every=11)
+    whole = run(case, tmp_path / "whole", odd)
+    interrupted(tmp_path / "parts", odd, 13)
+    require_equal(run(case, tmp_path / "parts", odd), whole)
+
+
+def test_bfloat16_is_the_same_training_but_for_rounding(case: Any, tmp_path: Path, interrupted: Any) -> None:
+    exact = replace(SMALL, lora_dropout=0.0)
+    rounded = replace(exact, precision="bfloat16")
+    whole = run(case, tmp_path / "rounded", rounded)
+    for column in ("loss", "validation_loss"):
+        wanted = run(case, tmp_path / "exact", exact).history[column].dropna()
+        np.testing.assert_allclose(whole.history[column].dropna(), wanted, rtol=0.03)
+    assert not whole.history.equals(run(case, tmp_path / "exact", exact).history)
+    assert all(tensor.dtype == torch.float32 for tensor in adapter_of(whole.folder).values())
+    interrupted(tmp_path / "parts", rounded, 5)
+    require_equal(run(case, tmp_path / "parts", rounded), whole)
+
+
+def test_the_validation_loss_is_a_mean_over_examples_whatever_the_last_batch_holds(case: Any, tmp_path: Path) -> None:
+    once = replace(SMALL, steps=1, evaluate_every=1, learning_rate=1e-9)
+    found = run(case, tmp_path, once, validation=5).history["validation_loss"].dropna().item()
+    asked = [once.drawn(TASK, x, "validation") for x in examples(5, start=16)]
+    rows = [encode(case.model, one, max_length=500, eos=True) for one in asked]
+    with torch.no_grad():
+        alone = [-float(answer_log_probs(*answer_logits(case.hf, collate([row], 0)))) for row in rows]
+    assert found == pytest.approx(np.mean(alone), rel=1e-5)
+    assert found != pytest.approx((np.mean(alone[:4]) + alone[4]) / 2, rel=1e-4)
+
+
+def test_another_gpu_than_the_first_is_refused(case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda", 1))]))
+    monkeypatch.setattr("lensteer.methods.focus_checks.plain_model", lambda model: second)
+    with pytest.raises(ValueError, match=r"is on cuda:1, .* set CUDA_VISIBLE_DEVICES=1"):
+        run(case, tmp_path)
+
+
 def test_patience_goes_on_where_it_was_after_an_interruption(case: Any, tmp_path: Path, interrupted: Any) -> None:
     wild = replace(SMALL, learning_rate=3.0, steps=40, evaluate_every=1, patience=3)
     whole = run(case, tmp_path / "whole", wild)
     last = int(whole.history["step"].max())
     assert last == whole.best_step + 3 < 40
     interrupted(tmp_path / "parts", wild, last)
+    require_equal(run(case, tmp_path / "parts", wild), whole)
+
+
+def test_a_run_that_early_stopping_ended_is_over_even_if_its_files_were_not_written(
+    case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = replace(SMALL, learning_rate=3.0, steps=40, evaluate_every=2, patience=2)
+    whole = run(case, tmp_path / "whole", wild)
+    assert int(whole.history["step"].max()) < 40
+
+    def full(*given: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left"):
+        patched.setattr(training_module, "write_run", full)
+        run(case, tmp_path / "parts", wild)
     require_equal(run(case, tmp_path / "parts", wild), whole)
 
 
