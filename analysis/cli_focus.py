@@ -12,6 +12,9 @@ from analysis.terminal import DEFAULT, Device, Model, layers_in, load, say, show
 focus = typer.Typer(help="Train a model to follow focus instructions, score it, compare it with steering.")
 
 Data = Annotated[str, typer.Option(help="ss (sentiment), smnli, bbq or shans.")]
+Asked = Annotated[
+    str | None, typer.Option("--data", help="ss, smnli, bbq or shans. Default: what the adapter was trained on.")
+]
 Source = Annotated[
     list[str] | None,
     typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
@@ -73,7 +76,7 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Argument(help="Folder of an adapter, or `example`. Default: the model as it is.")
     ] = None,
-    data: Data = "ss",
+    data: Asked = None,
     source: Source = None,
     unseen: Unseen = None,
     n: Annotated[int | None, typer.Option(help="Examples of each split. Default: all.", min=1)] = None,
@@ -96,8 +99,7 @@ def evaluate(
     if scoring not in ("exact", "beam"):
         raise typer.BadParameter(f"--scoring must be exact or beam, got {scoring!r}")
     adapter = _folder(adapter)
-    seed = _seed(adapter, seed)
-    examples = _data(data, source, seed, unseen)
+    seed, examples = _held_out(adapter, data, source, seed, unseen)
     asked = [example for split in examples.tests.values() for example in split[:n]]
     base = load(_base(adapter, model), device)
     lens = base if adapter is None else _lens(adapter, base)
@@ -114,7 +116,7 @@ def evaluate(
 def compare(
     adapter: Adapter,
     out: Annotated[Path, typer.Option(help="Folder for tables, vectors and steerings; a second run goes on.")],
-    data: Data = "ss",
+    data: Asked = None,
     source: Source = None,
     unseen: Unseen = None,
     layers: Annotated[str, typer.Option(help="Of the vectors, as 10:30:2 or 8,12,16. Default: all.")] = "",
@@ -136,8 +138,7 @@ def compare(
     from analysis.focus_study import focus_study
 
     adapter = _folder(adapter)
-    seed = _seed(adapter, seed)
-    examples = _data(data, source, seed, unseen)
+    seed, examples = _held_out(adapter, data, source, seed, unseen)
     base = load(_base(adapter, model), device)
     models = {"base": base, "FIT": _lens(adapter, base)}
     size = FocusSize(layers=tuple(layers_in(layers, int(base.cfg.n_layers))) if layers else None)
@@ -176,13 +177,28 @@ def _base(adapter: Path | None, model: str | None) -> str:
     return read_adapter(adapter).base["model"]
 
 
-def _seed(adapter: Path | None, seed: int | None) -> int:
-    """What was asked for, else the adapter's, with which data are divided into the same parts."""
-    if seed is not None or adapter is None:
-        return seed or 0
+def _held_out(
+    adapter: Path | None, name: str | None, source: list[str] | None, seed: int | None, unseen: str | None
+) -> tuple[int, Any]:
+    """The seed and the data set to test on: the adapter's where nothing else is asked for, and none of its inputs."""
+    if adapter is None:
+        return seed or 0, _data(name or "ss", source, seed or 0, unseen)
+    from lensteer.data.focus import DATASETS
     from lensteer.methods.focus import read_adapter
 
-    return read_adapter(adapter).settings.seed
+    trained = read_adapter(adapter)
+    if name is None and trained.task.name not in DATASETS:
+        raise typer.BadParameter(f"{adapter} was trained on a task of your own, {trained.task.name!r}; give --data")
+    seed = trained.settings.seed if seed is None else seed
+    examples = _data(name or trained.task.name, source, seed, unseen)
+    tests = [example for split in examples.tests.values() for example in split]
+    known = trained.trained_on(tests)
+    if known:
+        raise typer.BadParameter(
+            f"{len(known)} of {len(tests)} test examples were trained on by {adapter} (first: {known[0].id!r}); give "
+            "the --source, --seed and --unseen of its training, so that data are divided in the same way"
+        )
+    return seed, examples
 
 
 def _data(name: str, source: list[str] | None, seed: int, unseen: str | None, **sizes: int | None) -> Any:

@@ -257,7 +257,7 @@ def _refuse_unsupported(hf: nn.Module, name: str) -> None:
             f"{name!r} is a Falcon with the new decoder (40B, 180B, 11B), which TransformerLens 4.3 computes wrongly; "
             "Falcon-7B-style models work"
         )
-    if any(key.endswith("base_layer") for key, _ in hf.named_modules()):
+    if hasattr(hf, "peft_config") or any(key.endswith("base_layer") for key, _ in hf.named_modules()):
         raise ValueError(
             f"{name!r} carries an adapter that is not merged, and TransformerLens would read the weights without it; "
             "merge it first: lensteer.focus.load(folder) for one that lensteer trained, model.merge_and_unload() of "

@@ -40,6 +40,7 @@ class FocusAdapter:
         history: one row per logged step: `step`, `loss` (of training, mean since the last row) and `validation_loss`.
         best_step: the step whose adapter this is; None where there was no validation.
         seconds: training took, evaluations included; of all parts of a resumed run the last.
+        inputs: digests of what was trained and validated on; see `trained_on`.
     """
 
     folder: Path
@@ -49,6 +50,14 @@ class FocusAdapter:
     history: pd.DataFrame
     best_step: int | None
     seconds: float
+    inputs: frozenset[str] = frozenset()
+
+    def trained_on(self, examples: Sequence[FocusExample]) -> list[FocusExample]:
+        """Those of the examples whose very input was trained or validated on, whatever their ids and splits.
+
+        Focus accuracy on them says nothing of new inputs. Inputs of one source in other words are not found.
+        """
+        return [example for example in examples if _digest(example) in self.inputs]
 
     def __repr__(self) -> str:
         last = self.history["validation_loss"].min() if "validation_loss" in self.history else math.nan
@@ -57,6 +66,10 @@ class FocusAdapter:
             f"FocusAdapter {self.settings.objective!r} on {self.task.name!r} in {self.folder} ({at}; "
             f"{self.seconds:.0f} s)"
         )
+
+
+def _digest(example: FocusExample) -> str:
+    return data_hash([example.fields])[:12]
 
 
 def halve(path: Path) -> None:
@@ -81,6 +94,7 @@ def read_adapter(folder: str | Path) -> FocusAdapter:
         raise FileNotFoundError(f"{folder} holds no finished focus adapter: there is no {RUN_FILE} in it")
     run = json.loads(path.read_text(encoding="utf-8"))
     facts = {"best_step": run["best_step"], "seconds": run["seconds"], "history": pd.DataFrame(run["history"])}
+    facts["inputs"] = frozenset(run.get("inputs", "").split())
     return FocusAdapter(Path(folder), run["model"], task_from(run["task"]), settings_from(run["settings"]), **facts)
 
 
@@ -113,8 +127,9 @@ def about_run(
     counts = {"n_examples": len(examples), "n_validation": len(validation)}
     versions = {name: version(name) for name in ("torch", "transformers", "peft", "lensteer")}
     about = {"model": fingerprint(model), "task": asdict(task), "settings": asdict(settings)}
+    inputs = " ".join(sorted({_digest(example) for example in (*examples, *validation)}))
     data["bias"] = "" if bias is None else fingerprint(bias)["weights"]
-    return json.loads(json.dumps({**about, "data": data, **counts, "versions": versions}))
+    return json.loads(json.dumps({**about, "data": data, **counts, "inputs": inputs, "versions": versions}))
 
 
 def is_finished(folder: Path, about: dict[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from typer.testing import CliRunner
 
 from analysis import cli
 from lensteer.data import focus as data
-from lensteer.methods.focus import EXAMPLE
+from lensteer.data.queries import read_jsonl
+from lensteer.methods.focus import EXAMPLE, read_adapter
 
 pytest.importorskip("peft")
 TINY = ["--data", "tiny"]
@@ -71,6 +74,28 @@ def tiny_set(monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_bad_options_are_refused_before_a_model_is_loaded(no_model: None, arguments: list[str], message: str) -> None:
     assert message in said(*arguments)
+
+
+def test_a_test_on_what_the_adapter_was_trained_on_is_refused(no_model: None, tmp_path: Path) -> None:
+    """lensteer's own sentences without their parts, so that they are divided anew."""
+    path = tmp_path / "undivided.jsonl"
+    rows = [{name: row[name] for name in ("text", "label")} for row in read_jsonl("focus_sentiment.jsonl")]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for command in (["evaluate", "example"], ["compare", "example", "--out", tmp_path / "x"]):
+        message = said(*command, "--source", path)
+        assert "test examples were trained on by" in message and "give the --source, --seed and --unseen" in message
+
+
+def test_the_data_are_by_default_those_of_the_adapters_task(
+    no_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(**changes: Any) -> Any:
+        return replace(read_adapter(EXAMPLE), task=replace(data.SENTIMENT, **changes))
+
+    monkeypatch.setattr("lensteer.methods.focus.read_adapter", lambda folder: other(name="mine"))
+    assert "a task of your own, 'mine'; give --data" in said("evaluate", tmp_path)
+    monkeypatch.setattr("lensteer.methods.focus.read_adapter", lambda folder: other(name="bbq"))
+    assert "no rows of the unseen category 'wealth'" in said("evaluate", tmp_path, "--unseen", "Wealth")
 
 
 def test_train_then_evaluate_then_compare(tiny_set: Any, tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def test_a_saved_merged_model_loads_as_an_ordinary_folder(trained: Any, tmp_path
 def test_an_unmerged_adapter_is_refused_as_a_model(trained: Any) -> None:
     case, adapter = trained
     unmerged = peft.PeftModel.from_pretrained(shared_copy(case.hf), str(adapter.folder))
-    for model in (unmerged, unmerged.get_base_model()):
+    virtual = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    prompted = peft.get_peft_model(shared_copy(case.hf), virtual)
+    for model in (unmerged, unmerged.get_base_model(), prompted):
         with pytest.raises(ValueError, match="carries an adapter that is not merged"):
             lensteer.load_model(model, tokenizer=case.tokenizer)
 

@@ -20,10 +20,12 @@ from conftest import make_case
 from focus_cases import TASK, examples, roomy
 from safetensors.torch import load_file
 
+import lensteer as ls
 import lensteer.methods.focus_trainer as trainer_module
 import lensteer.methods.focus_training as training_module
+from lensteer.data import data_hash
 from lensteer.data.focus import KINDS, FocusExample
-from lensteer.methods.focus import FocusSettings, read_adapter, train
+from lensteer.methods.focus import EXAMPLE, FocusSettings, read_adapter, train
 from lensteer.methods.focus_batches import answer_log_probs, answer_logits, collate, encode
 
 pytest.importorskip("peft")
@@ -181,6 +183,26 @@ def test_a_finished_run_is_read_and_not_run_again(case: Any, tmp_path: Path, mon
     assert repr(run(case, tmp_path)) == repr(first)
     assert read_adapter(tmp_path).settings == SMALL
     assert read_adapter(tmp_path).task == TASK
+
+
+def test_an_adapter_knows_its_inputs_under_any_name(case: Any, tmp_path: Path) -> None:
+    found = run(case, tmp_path)
+    assert found.trained_on(examples(40)) == examples(20)  # 16 to train on, 4 for validation
+    renamed = replace(examples(1)[0], id="other", source="other", split="flipped")
+    assert read_adapter(tmp_path).trained_on([renamed, *examples(1, start=30)]) == [renamed]
+
+
+def test_the_packaged_adapter_is_of_the_data_and_the_task_that_are_packaged_with_it() -> None:
+    found, data = read_adapter(EXAMPLE), ls.data.focus.sentiment()
+    run_file = json.loads((EXAMPLE / "focus.json").read_text(encoding="utf-8"))
+    assert found.task == data.task
+    assert run_file["data"]["examples"] == data_hash(data.train)
+    assert run_file["data"]["validation"] == data_hash(data.validation)
+    assert found.trained_on(data.train) == data.train and found.trained_on(data.validation) == data.validation
+    assert not found.trained_on([example for split in data.tests.values() for example in split])
+    assert found.settings == FocusSettings(
+        steps=150, learning_rate=2e-3, evaluate_every=25, precision="bfloat16", half=True
+    )
 
 
 def test_equal_seeds_give_equal_adapters_and_the_callers_random_numbers_are_left_alone(
