@@ -60,6 +60,19 @@ def test_own_splits_have_the_documented_sizes_and_exact_predictivity() -> None:
         assert len({example.source for example in examples}) == len(examples)  # one version of each sentence
 
 
+def test_a_source_of_the_published_size_gives_the_published_splits() -> None:
+    # The commoner label is sampled down, neutral rows are left out.
+    labels = {"train": [0, 1, 3, 4] * 1655 + [2] * 50 + [4] * 300, "test": [0, 1, 1, 3, 3, 4] * 303 + [0] * 303}
+    source = {part: rows(own) for part, own in labels.items()}
+    source["test"] = [{**row, "text": f"Test: {row['text']}"} for row in source["test"]]
+    found = sentiment(source)
+    sizes = {split: len(examples) for split, examples in found.splits().items()}
+    assert sizes == {"train": 5296, "validation": 1324, **dict.fromkeys(("iid", "high", "low", "flipped"), 1818)}
+    for split, rho in {"train": 0.5, "high": 0.9, "low": 0.25, "flipped": 0.1}.items():
+        examples = found.splits()[split]
+        assert sum(example.y == example.y_s for example in examples) / len(examples) == pytest.approx(rho, abs=1e-3)
+
+
 def test_the_keyword_in_a_text_is_the_value_of_the_feature() -> None:
     for examples in sentiment().splits().values():
         for example in examples:
