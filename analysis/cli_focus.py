@@ -133,7 +133,7 @@ def compare(
     from dataclasses import replace
 
     from analysis.focus_choice import FocusBudget
-    from analysis.focus_report import comparison_report, comparison_table
+    from analysis.focus_report import comparison_report, short_comparison
     from analysis.focus_size import FocusSize
     from analysis.focus_study import focus_study
 
@@ -148,7 +148,7 @@ def compare(
     parts = (examples.train[:n_train], examples.validation[:n_validation], tests)
     how: dict[str, Any] = {"size": size, "budget": FocusBudget(text_ratio=text_ratio), "seed": seed, "say": say}
     found = focus_study(models, examples.task, *parts, out, **how)
-    show(comparison_table(found.table), repr(found))
+    show(short_comparison(found.table), repr(found))
     page = comparison_report(found).save(out / "report.html")
     for path in [page, *found.save(out), *found.files]:
         say(f"wrote {path}")

@@ -82,7 +82,7 @@ def add_focus_to_report(report: Report, results: pd.DataFrame) -> Report:
     return report.figure(focus_radar(results))
 
 
-def comparison_table(table: pd.DataFrame) -> pd.DataFrame:
+def short_comparison(table: pd.DataFrame) -> pd.DataFrame:
     """A comparison for a terminal: answers by the feature steered to, what flipped, and what it costs."""
     shown = table[["model", "split", "toward", "condition"]].copy()
     at = [f"layer {int(row.layer)}, {row.strength:+g}" if row.strength else "" for row in table.itertuples()]

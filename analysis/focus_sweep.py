@@ -23,7 +23,7 @@ import numpy as np
 
 from analysis.choice_selection import SETTING, UNSTEERED
 from analysis.choice_settings import Setting, checked_settings, grid, unsteered
-from analysis.focus_choice import FocusBudget, choose, require_disjoint_sources
+from analysis.focus_choice import require_disjoint_sources
 from analysis.focus_runs import FocusRun, answers, text_perplexities
 from lensteer import data
 from lensteer.data.focus import CORE_KINDS, FocusExample, FocusTask
@@ -33,18 +33,6 @@ from lensteer.positions import STEPS, Tokens
 if TYPE_CHECKING:
     import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
-
-__all__ = [
-    "FocusBudget",
-    "STRENGTHS",
-    "SUCCESS",
-    "Toward",
-    "choose",
-    "focus_sweep",
-    "require_disjoint_sources",
-    "sweep_settings",
-    "vector_settings",
-]
 
 Toward = Literal["S", "C"]
 SUCCESS: dict[str, str] = {"S": "says_y_s", "C": "says_y"}

@@ -14,15 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.focus_choice import FocusBudget, chosen_row, interval
+from analysis.focus_choice import FocusBudget, choose, chosen_row, interval, require_disjoint_sources
 from analysis.focus_runs import FocusRun, answers, text_perplexities
-from analysis.focus_sweep import (
-    choose,
-    focus_sweep,
-    require_disjoint_sources,
-    sweep_settings,
-    vector_settings,
-)
+from analysis.focus_sweep import focus_sweep, sweep_settings, vector_settings
 from analysis.statistics import bootstrap_mean
 from lensteer import evaluate
 from lensteer.hooks import Add
