@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from analysis.terminal import DEFAULT, Device, Model, layers_in, load, say, show
+from lensteer.storage import write_atomically
 
-focus = typer.Typer(help="Train a model to follow focus instructions, score it, compare it with steering.")
+focus = typer.Typer(
+    no_args_is_help=True, help="Train a model to follow focus instructions, score it, compare it with steering."
+)
 
 Data = Annotated[str, typer.Option(help="ss (sentiment), smnli, bbq or shans.")]
 Asked = Annotated[
     str | None, typer.Option("--data", help="ss, smnli, bbq or shans. Default: what the adapter was trained on.")
 ]
+DATA_FILE = "data.json"  # in an adapter's folder: --data, --source, --unseen and --seed of its training
 Source = Annotated[
     list[str] | None,
     typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
@@ -61,12 +66,16 @@ def train(
     settings = FocusSettings(**how, seed=seed)
     if (bias is not None) != (objective == "poe"):
         raise typer.BadParameter("--bias FOLDER belongs to --objective poe, and poe needs it")
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"--out {out} is a file; name a folder")
     examples = _data(data, source, seed, unseen, n_train=n_train, n_validation=n_validation)
     show(examples.report().round(3), repr(examples))
     lens = load(model, device)
-    biased = None if bias is None else _lens(bias, lens)
+    biased = None if bias is None else _lens(_folder(bias), lens)
     parts = (examples.task, examples.train, examples.validation)
     adapter = train_adapter(lens, *parts, out, settings, bias=biased)
+    given = {"data": data, "source": source, "unseen": unseen, "seed": seed}
+    write_atomically(out / DATA_FILE, json.dumps(given, indent=1).encode())
     show(adapter.history.round(4).fillna(""), repr(adapter))
     say(f"wrote {adapter.folder}")
 
@@ -106,7 +115,7 @@ def evaluate(
     how: dict[str, Any] = {"scoring": scoring, "shots": shots, "seed": seed}
     how["wording"] = UNSEEN if unseen_wording else TRAINING
     found = focus_accuracy(lens, examples.task, asked, demonstrations=examples.train if shots else (), **how)
-    table = focus_by_split(found.assign(model=_base(None, model) if adapter is None else adapter.name))
+    table = focus_by_split(found.assign(model=_base(None, model) if adapter is None else _name(adapter)))
     show(table.round(3), "Focus accuracy (95 % intervals over sources)")
     if out is not None:
         say(f"wrote {write_table(found.drop(columns='log_likelihoods'), out)}")
@@ -137,6 +146,7 @@ def compare(
     from analysis.focus_size import FocusSize
     from analysis.focus_study import focus_study
 
+    budget = FocusBudget(text_ratio=text_ratio)
     adapter = _folder(adapter)
     seed, examples = _held_out(adapter, data, source, seed, unseen)
     base = load(_base(adapter, model), device)
@@ -146,7 +156,7 @@ def compare(
         size = replace(size, heads=(), transports=())
     tests = {split: own[:n_test] for split, own in examples.tests.items()}
     parts = (examples.train[:n_train], examples.validation[:n_validation], tests)
-    how: dict[str, Any] = {"size": size, "budget": FocusBudget(text_ratio=text_ratio), "seed": seed, "say": say}
+    how: dict[str, Any] = {"size": size, "budget": budget, "seed": seed, "say": say}
     found = focus_study(models, examples.task, *parts, out, **how)
     show(short_comparison(found.table), repr(found))
     page = comparison_report(found).save(out / "report.html")
@@ -168,6 +178,12 @@ def _folder(adapter: Any) -> Any:
     return EXAMPLE if adapter == Path("example") and not adapter.exists() else adapter
 
 
+def _name(adapter: Path) -> str:
+    from lensteer.methods.focus import EXAMPLE
+
+    return "example" if adapter == EXAMPLE else adapter.name
+
+
 def _base(adapter: Path | None, model: str | None) -> str:
     """The name of the model to load: what was asked for, else what the adapter was trained on, else the default."""
     if model is not None or adapter is None:
@@ -187,15 +203,20 @@ def _held_out(
     from lensteer.methods.focus import read_adapter
 
     trained = read_adapter(adapter)
+    path = adapter / DATA_FILE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if known and name in (None, known["data"]):
+        name, source, unseen = known["data"], source or known["source"], unseen or known["unseen"]
     if name is None and trained.task.name not in DATASETS:
         raise typer.BadParameter(f"{adapter} was trained on a task of your own, {trained.task.name!r}; give --data")
     seed = trained.settings.seed if seed is None else seed
     examples = _data(name or trained.task.name, source, seed, unseen)
     tests = [example for split in examples.tests.values() for example in split]
-    known = trained.trained_on(tests)
-    if known:
+    say(f"data: {name or trained.task.name} from {', '.join(source or ['own'])}")
+    seen = trained.trained_on(tests)
+    if seen:
         raise typer.BadParameter(
-            f"{len(known)} of {len(tests)} test examples were trained on by {adapter} (first: {known[0].id!r}); give "
+            f"{len(seen)} of {len(tests)} test examples were trained on by {adapter} (first: {seen[0].id!r}); give "
             "the --source, --seed and --unseen of its training, so that data are divided in the same way"
         )
     return seed, examples

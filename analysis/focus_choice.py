@@ -78,6 +78,7 @@ def choose(
     *,
     budget: FocusBudget | None = None,
     test: Mapping[str, Sequence[FocusExample]] | Sequence[FocusExample] | pd.DataFrame | None = None,
+    name: str = "",
     level: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
@@ -91,6 +92,7 @@ def choose(
         results: of `focus_sweep` or `sweep_settings`, on validation examples.
         budget: what a steering may cost beside no steering. Default: `FocusBudget()`.
         test: examples, splits of them, or their results, that the choice will be reported on.
+        name: of the model, for the warning where nothing is chosen.
 
     Returns:
         one row per toward, method and setting: toward, method, k, layer, strength; n (informative examples), success
@@ -113,7 +115,7 @@ def choose(
         methods = [name for name in dict.fromkeys(own["method"]) if name != UNSTEERED]
         tables += [_candidates(toward, m, base, own[own["method"] == m], budget, options) for m in methods]
     for table in tables:
-        _warn_if_none(table, budget)
+        _warn_if_none(table, budget, name)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -181,13 +183,15 @@ def _candidates(
     return table
 
 
-def _warn_if_none(table: pd.DataFrame, budget: FocusBudget) -> None:
-    none = table.iloc[0]
+def _warn_if_none(table: pd.DataFrame, budget: FocusBudget, name: str) -> None:
+    none, rest = table.iloc[0], table.iloc[1:]
     if none["chosen"]:
+        within = rest[rest["within_budget"]]
+        best = f"of which the best has {within['success'].max():.2f}" if len(within) else f"({budget})"
+        whose = f"{name}: " if name else ""
         warnings.warn(
-            f"no steering was chosen for {none['method']!r} toward {none['toward']}: of {len(table) - 1} settings "
-            f"{int(table['within_budget'].sum()) - 1} are within the budget ({budget}), and none of these does better "
-            f"than {none['success']:.3f}",
+            f"{whose}no steering was chosen for {none['method']!r} toward {none['toward']}: success is "
+            f"{none['success']:.2f} without, and {len(within)} of {len(rest)} settings are within the budget, {best}",
             stacklevel=3,
         )
 

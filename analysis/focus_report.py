@@ -83,15 +83,32 @@ def add_focus_to_report(report: Report, results: pd.DataFrame) -> Report:
 
 
 def short_comparison(table: pd.DataFrame) -> pd.DataFrame:
-    """A comparison for a terminal: answers by the feature steered to, what flipped, and what it costs."""
+    """A comparison for a terminal: answers by the feature steered to, what flipped, and what it costs.
+
+    The last column is the perplexity of neutral texts over that of the first model without steering.
+    """
     shown = table[["model", "split", "toward", "condition"]].copy()
-    at = [f"layer {int(row.layer)}, {row.strength:+g}" if row.strength else "" for row in table.itertuples()]
+    at = [_where(row) for row in table.itertuples()]
     parts = table[["accuracy", "accuracy_low", "accuracy_high"]].to_numpy()
     shown["at"] = at
     shown["accuracy"] = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in parts]
-    for name, words in (("flips", "flips"), ("agreeing", "agreeing"), ("text_ratio", "perplexity of texts")):
+    for name, words in (
+        ("flips", "flips"),
+        ("agreeing", "agreeing"),
+        ("text_ratio", f"texts, times {table['model'].iloc[0]}"),
+    ):
         shown[words] = [f"{value:.2f}" for value in table[name]]
     return shown
+
+
+def _where(row: Any) -> str:
+    """Where a condition steers, and how much."""
+    if row.condition in ("empty", "prompt"):
+        return ""
+    if not row.strength:
+        return "none chosen"
+    place = [f"layer {int(row.layer)}"] * (row.layer >= 0) + [f"K {int(row.k)}"] * (row.k > 0)
+    return ", ".join([*place, f"{row.strength:+g}"])
 
 
 def comparison_report(found: FocusComparison) -> Report:

@@ -143,7 +143,7 @@ def focus_study(
     for name, model in models.items():
         told = partial(_told, say, name)
         found[name] = _one_model(
-            model, task, training, validation, splits, split_texts, where[name], size, budget, run, told
+            name, model, task, training, validation, splits, split_texts, where[name], size, budget, run, told
         )
     files = [path for name, own in found.items() for path in _saved(folder, name, own.vectors, own.chosen)]
     results = _joined(found, "results")
@@ -176,6 +176,7 @@ class _Found(NamedTuple):
 
 
 def _one_model(
+    name: str,
     model: TransformerBridge,
     task: FocusTask,
     training: Sequence[FocusExample],
@@ -193,7 +194,7 @@ def _one_model(
     settings = _settings(model, task, training, fitted, tokens, size, run)
     say(f"sweeping {sum(map(len, settings.values()))} settings on {len(validation)} validation examples")
     swept = sweep_settings(model, task, validation, settings, run, texts=texts[0])
-    candidates = choose(swept, budget=budget, test=splits, seed=run.seed)
+    candidates = choose(swept, budget=budget, test=splits, name=name, seed=run.seed)
     chosen = _chosen(candidates, settings)
     tried = conditions(chosen, fitted, controls=size.controls, unit=size.unit, tokens=tokens, seed=run.seed)
     say(f"{len(tried)} conditions on {len(distinct(splits))} test examples")

@@ -37,7 +37,7 @@ def merge(model: TransformerBridge, adapter: FocusAdapter | str | Path) -> PreTr
     Raises:
         ImportError: without the extra `train`.
         FileNotFoundError: no adapter in the folder.
-        ValueError: an adapter of another model.
+        ValueError: an adapter of another model, or a damaged one.
     """
     peft, folder = require_peft(), _folder(adapter)
     _require_base(model, folder)
@@ -131,6 +131,8 @@ def _adapted_layers(adapted: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _folder(adapter: FocusAdapter | str | Path) -> Path:
+    if not isinstance(adapter, FocusAdapter | str | Path):
+        raise TypeError(f"adapter must be a folder or a FocusAdapter, got {adapter!r}")
     folder = adapter.folder if isinstance(adapter, FocusAdapter) else Path(adapter)
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no adapter: there is no adapter_config.json in it")

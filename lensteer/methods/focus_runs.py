@@ -86,16 +86,32 @@ def read_adapter(folder: str | Path) -> FocusAdapter:
 
     Raises:
         FileNotFoundError: no finished run in this folder.
+        ValueError: a damaged one.
     """
     import pandas as pd
 
     path = Path(folder) / RUN_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no finished focus adapter: there is no {RUN_FILE} in it")
-    run = json.loads(path.read_text(encoding="utf-8"))
+    run = _read(path)
     facts = {"best_step": run["best_step"], "seconds": run["seconds"], "history": pd.DataFrame(run["history"])}
     facts["inputs"] = frozenset(run.get("inputs", "").split())
     return FocusAdapter(Path(folder), run["model"], task_from(run["task"]), settings_from(run["settings"]), **facts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A run file, with the weights beside it looked at, too: a copy may have ended early."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = path.parent / "adapter_model.safetensors"
+    failed = path
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        failed = weights
+        with safe_open(weights, framework="pt"):
+            return run
+    except (ValueError, SafetensorError, OSError) as error:
+        raise ValueError(f"{failed} cannot be read ({error}); copy the folder again, or train it anew") from error
 
 
 def task_from(plain: dict[str, Any]) -> FocusTask:
@@ -140,18 +156,27 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
     """
     for path in (folder / RUN_FILE, folder / "checkpoints" / RUN_FILE):
         if path.is_file():
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = _read(path) if path.parent == folder else json.loads(path.read_text(encoding="utf-8"))
             # As objects, so that a field which came with a later version counts as its default.
             same = {"task": task_from(held["task"]) == task_from(about["task"])}
             same["settings"] = settings_from(held["settings"]) == settings_from(about["settings"])
             other = [key for key in ("model", "data") if held.get(key) != about[key]]
             other += [key for key, equal in same.items() if not equal]
             if other:
+                told = ", ".join(_told(key, held, about) for key in other)
                 raise ValueError(
-                    f"{folder} holds another run: its {', '.join(other)} differ{'s' * (len(other) == 1)}; give another "
-                    "folder, or delete this one"
+                    f"{folder} holds another run, which differs in {told}; give another folder, or delete this one"
                 )
     return (folder / RUN_FILE).is_file()
+
+
+def _told(key: str, held: dict[str, Any], about: dict[str, Any]) -> str:
+    """What differs, with the values where these are settings."""
+    if key != "settings":
+        return key
+    there, here = asdict(settings_from(held[key])), asdict(settings_from(about[key]))
+    values = [f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in here if there[name] != here[name]]
+    return ", ".join(value if len(value) < 200 else value.split(" ")[0] for value in values)
 
 
 def history_of(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -84,6 +84,8 @@ class FocusSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
+        if isinstance(self.targets, str):
+            raise TypeError(f"targets must be several names, got the text {self.targets!r}; put it in a tuple")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise ValueError(f"seed must be a whole number of 0 or more, got {self.seed!r}")
         for name, kind in (("eos", bool), ("half", bool), ("sampler", FocusSampler)):

@@ -212,7 +212,7 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
         save_steps=settings.evaluate_every,
         save_total_limit=2,
         restore_callback_states_from_checkpoint=True,  # how often patience was tried
-        logging_steps=_logged_every(settings.evaluate_every),
+        logging_steps=_logged_every(settings.evaluate_every, steps),
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -228,9 +228,10 @@ def _arguments(adapted: Any, settings: FocusSettings, steps: int, folder: Path, 
     return arguments
 
 
-def _logged_every(evaluate_every: int) -> int:
+def _logged_every(evaluate_every: int, steps: int) -> int:
     """Steps between two logged losses: a divisor, as a checkpoint does not keep what was summed since the last one."""
-    return next(steps for steps in range(max(1, evaluate_every // 5), 0, -1) if evaluate_every % steps == 0)
+    most = max(1, min(evaluate_every, steps) // 5)
+    return next(interval for interval in range(most, 0, -1) if evaluate_every % interval == 0)
 
 
 def computed_in(settings: FocusSettings, device: torch.device) -> str:

@@ -81,6 +81,10 @@ def train(
     All of these come before any training.
     """
     settings, folder = settings or FocusSettings(), Path(folder).resolve()
+    if not isinstance(settings, FocusSettings):
+        raise TypeError(f"settings must be FocusSettings(…), got {settings!r}")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder for the adapter")
     peft = require_peft()
     checked = checked_examples(model, task, examples, validation, settings, bias)
     about = about_run(model, task, *checked, settings, bias)

@@ -64,11 +64,13 @@ def tiny_set(monkeypatch: pytest.MonkeyPatch) -> Any:
         (["train", "--out", "x", "--source", "none.jsonl"], "none.jsonl"),
         (["train", "--out", "x", "--unseen", "Age"], "--unseen is for --data bbq"),
         (["train", "--out", "x", "--data", "bbq", "--unseen", "Wealth"], "no rows of the unseen category 'wealth'"),
+        (["train", "--out", __file__], "is a file; name a folder"),
         (["train", "--out", "x", "--n-train", "5"], "n_train=5: it must be even"),
         (["train", "--out", "x", "--patience", "0"], "patience must be a whole number of 1 or more"),
         (["evaluate", "--scoring", "best"], "--scoring must be exact or beam"),
         (["evaluate", "--out", "a.txt"], "a.txt"),
         (["evaluate", "no-such-folder"], "holds no finished focus adapter"),
+        (["compare", "example", "--out", "x", "--text-ratio", "0.5"], "text_ratio must be at least 1"),
         (["compare", "no-such-folder", "--out", "x"], "holds no finished focus adapter"),
     ],
 )
@@ -107,6 +109,7 @@ def test_train_then_evaluate_then_compare(tiny_set: Any, tmp_path: Path) -> None
     done = run("evaluate", tmp_path / "adapter", *TINY, "--n", 4, "--out", tmp_path / "answers.csv")
     assert done.exit_code == 0, done.output
     assert tiny_set[-1] == ("own", {"seed": 3}), "the parts are those that the adapter was trained with"
+    assert "data: tiny from own" in done.output
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert len(answers) == 2 * 4 * 6
     assert "accuracy" in done.output
@@ -134,6 +137,10 @@ def test_parts_of_a_source_are_named(tiny_set: Any, tmp_path: Path) -> None:
     source, options = tiny_set[0]
     assert source == {"train": "a.jsonl", "test": "b.jsonl"}
     assert options == {"seed": 0, "n_train": 8, "n_validation": 4}
+    assert run("evaluate", tmp_path / "a", "--n", 2).exit_code == 0, "the adapter's data set and source"
+    assert tiny_set[1] == (source, {"seed": 0})
+    assert run("evaluate", tmp_path / "a", "--n", 2, "--source", "other.jsonl").exit_code == 0
+    assert tiny_set[2] == ("other.jsonl", {"seed": 0})
 
 
 def test_the_packaged_adapter_names_its_base_and_no_folder_of_a_machine() -> None:

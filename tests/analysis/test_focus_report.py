@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import make_case
 from focus_cases import TASK, examples, roomy
 
-from analysis.focus_report import add_focus_to_report, packaged_results, short_table, side_by_side
+from analysis.focus_report import add_focus_to_report, packaged_results, short_comparison, short_table, side_by_side
 from analysis.report import Report
 
 pytest.importorskip("peft")
@@ -33,6 +34,22 @@ def test_the_section_has_a_table_and_a_radar(results: Any) -> None:
     assert "Focus instructions" in page
     assert "scatterpolar" in page
     assert "6 test sentences" in page
+
+
+def test_a_comparison_says_where_nothing_was_chosen_and_what_its_last_column_is() -> None:
+    rates = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "flips": 0, "agreeing": 1, "text_ratio": 1.5}
+    row = {"model": "base", "split": "iid", "toward": "S", "k": 0, "layer": -1, "strength": 0.0, **rates}
+    changes = [
+        {"condition": "prompt"},
+        {"condition": "vector"},
+        {"condition": "vector", "layer": 18, "strength": 2.0},
+        {"condition": "SADI heads", "k": 4, "strength": 1.0},
+        {"condition": "AcT mean", "strength": 0.25},
+    ]
+    table = short_comparison(pd.DataFrame([{**row, **change} for change in changes]))
+    assert table["at"].tolist() == ["", "none chosen", "layer 18, +2", "K 4, +1", "+0.25"]
+    assert table["texts, times base"].tolist() == ["1.50"] * 5
+    assert table["accuracy"].tolist() == ["0.50 [0.25, 0.75]"] * 5
 
 
 def test_the_packaged_adapter_is_for_the_default_model_only(llama: Any) -> None:

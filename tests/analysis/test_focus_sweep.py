@@ -221,8 +221,8 @@ def table() -> pd.DataFrame:
 
 
 def test_the_most_success_within_the_budget_is_chosen_and_ties_go_to_the_weaker(table: pd.DataFrame) -> None:
-    with pytest.warns(UserWarning, match="no steering was chosen for 'vector' toward C: of 1 settings 1 are within"):
-        candidates = choose(table)
+    with pytest.warns(UserWarning, match="^FIT: no steering was chosen for 'vector' toward C: .* 1 of 1 settings are"):
+        candidates = choose(table, name="FIT")
     best = chosen_row(candidates, "S")
     assert (best.layer, best.strength, best.success, best.unsteered, best.n) == (1, 2.0, 0.75, 0.25, 4)
     assert (best.success, best.success_low, best.success_high) == bootstrap_mean(np.array([1.0, 1, 1, 0]))

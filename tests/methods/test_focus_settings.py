@@ -65,6 +65,7 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
     ("change", "message"),
     [
         ({"learning_rate": "1e-3"}, "learning_rate must be a number, got '1e-3'"),
+        ({"targets": "q_proj"}, "targets must be several names, got the text 'q_proj'"),
         ({"eos": "no"}, "eos must be a bool, got 'no'"),
         ({"sampler": 0.05}, "sampler must be a FocusSampler, got 0.05"),
     ],

@@ -347,8 +347,26 @@ def test_a_run_file_without_a_later_setting_counts_as_its_default(case: Any, tmp
 
 def test_a_folder_of_another_run_is_refused(case: Any, tmp_path: Path) -> None:
     run(case, tmp_path)
-    with pytest.raises(ValueError, match="holds another run: its settings differs; give another folder"):
+    with pytest.raises(ValueError, match=r"holds another run, which differs in seed \(0 there, 3 here\); give another"):
         run(case, tmp_path, replace(SMALL, seed=3))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is a file; name a folder"):
+        run(case, tmp_path / "file")
+    with pytest.raises(TypeError, match=r"settings must be FocusSettings\(…\), got {'steps': 1}"):
+        run(case, tmp_path / "new", {"steps": 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["focus.json", "adapter_model.safetensors"])
+def test_a_damaged_adapter_is_refused_by_the_name_of_its_file(case: Any, tmp_path: Path, name: str) -> None:
+    run(case, tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
+    with pytest.raises(ValueError, match=f"{name} cannot be read .*; copy the folder again, or train it anew"):
+        read_adapter(tmp_path)
+
+
+def test_a_short_run_logs_its_losses_too(case: Any, tmp_path: Path) -> None:
+    found = run(case, tmp_path, replace(SMALL, steps=2, evaluate_every=100))
+    assert found.history["loss"].notna().tolist() == [True, True]
 
 
 def test_what_cannot_be_trained_is_refused_before_any_step(case: Any, tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def bbq(
         FileNotFoundError, ImportError, OSError, TypeError: as `lensteer.data.focus.sources.read_parts`.
 
     Warns:
-        UserWarning: rows whose stereotyped group cannot be told are left out; says how many.
+        UserWarning: rows whose stereotyped group cannot be told are left out (says how many), or there are none of the
+            default unseen categories.
     """
     own = isinstance(source, str) and source == "own"
     rows = {"all": own_bbq_rows()} if own else read_parts(source, "", HUB)
@@ -157,6 +158,12 @@ def _held_out(unseen: Sequence[str] | None, usual: Sequence[str], there: Sequenc
     if missing and unseen is not None:
         raise ValueError(f"no rows of the unseen category {missing[0]!r}; there are {', '.join(there) or 'none'}")
     held_out = [feature for feature in held_out if feature in there]
+    if unseen is None and not held_out:
+        warnings.warn(
+            f"the rows have none of the categories that are unseen by default ({', '.join(usual)}), so no split "
+            f"'unseen' is made; give unseen= some of {', '.join(there)}",
+            stacklevel=3,
+        )
     if not set(there) - set(held_out):
         raise ValueError(f"all categories ({', '.join(there) or 'none'}) are unseen; training needs others")
     return held_out

@@ -64,6 +64,7 @@ class FocusTask:
     Raises:
         ValueError: a core feature without a slot text, no spurious feature, a meaning that is not a label, one label
             or two equal ones, or an empty text.
+        TypeError: labels or headings of another kind.
     """
 
     name: str
@@ -76,6 +77,11 @@ class FocusTask:
     meanings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.labels, str) or not isinstance(self.headings, Mapping):
+            raise TypeError(
+                f"labels must be several texts and headings a dict of field -> heading, got {self.labels!r} and "
+                f"{self.headings!r}"
+            )
         object.__setattr__(self, "labels", tuple(self.labels))
         for what in ("name", "instruction", "cue", "core"):
             if not str(getattr(self, what)).strip():

@@ -301,6 +301,12 @@ def test_unseen_features_can_be_chosen() -> None:
     assert "unseen" not in bbq(unseen=()).tests
 
 
+def test_without_any_of_the_usual_unseen_categories_it_says_so() -> None:
+    rows = [row for row in OWN if row["category"] != "Hobby"]
+    with pytest.warns(UserWarning, match="no split 'unseen' is made; give unseen= some of "):
+        assert list(bbq(rows).tests) == ["seen"]
+
+
 def test_sizes_cut_a_split_and_a_seed_gives_the_same_data() -> None:
     found = bbq(n_train=100, n_validation=10, n_test=20)
     assert {split: len(rows) for split, rows in found.splits().items()} == {
