@@ -53,8 +53,8 @@ class Sizes:
 
 SIZES = {
     "own": Sizes(150, 60, 25, 60, 40),
-    "sst": Sizes(150, 60, 25, 48, 40),
-    "bbq": Sizes(6, 6, 3, 6, 6),
+    "sst": Sizes(400, 100, 50, 64, 40),
+    "bbq": Sizes(60, 30, 20, 24, 24),
 }
 QUICK = Sizes(4, 4, 2, 8, 8)
 
@@ -70,7 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     torch.set_num_threads(options.threads)
     model, out = load_model(), Path(options.out)
-    pages = []
     for name in options.sets:
         size = QUICK if options.quick else SIZES[name]
         data = _data(name, size, Path(options.data))
@@ -85,9 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
             precision=options.precision,
         )
         folder = out / (f"{name}-quick" if options.quick else name)
-        pages.append(_study(model, name, data, size, settings, options, folder))
-        print(pages[-1], flush=True)
-    (out / "focus.md").write_text("\n".join(pages))
+        page = _study(model, name, data, size, settings, options, folder)
+        folder.with_suffix(".md").write_text(page)
+        print(page, flush=True)
     return 0
 
 
@@ -142,7 +141,11 @@ def _study(
             losses = adapter.history["validation_loss"].dropna()
             seconds = {"seconds": adapter.seconds, "best step": adapter.best_step, "validation loss": losses.min()}
             runs.append({"method": NAMES[objective], "seed": seed, **seconds})
-    return _page(name, data, pd.concat(results, ignore_index=True), pd.DataFrame(runs), settings)
+    title = (
+        f"**{name}**: {data!r}. At most {size.steps} steps of {settings.batch_size} (baselines {size.baseline_steps}), "
+        f"learning rate {settings.learning_rate:g}."
+    )
+    return _page(title, data, pd.concat(results, ignore_index=True), pd.DataFrame(runs))
 
 
 def _some(data: FocusData, count: int) -> list[FocusExample]:
@@ -153,13 +156,15 @@ def _some(data: FocusData, count: int) -> list[FocusExample]:
 def _scores(
     model: Any, data: FocusData, examples: Sequence[FocusExample], method: str, seed: int, folder: Path, **shots: Any
 ) -> pd.DataFrame:
-    """Focus accuracy of a model, from the folder where these examples were scored before."""
+    """Focus accuracy of a model, from the folder where these weights and examples were scored before."""
     import pandas as pd
 
     from lensteer.data import data_hash
     from lensteer.evaluate.focus import focus_accuracy
+    from lensteer.models import fingerprint
 
-    path = folder / f"{method}-{seed}-{data_hash(examples)[:8]}.csv"
+    key = data_hash([fingerprint(model)["weights"], *examples, *shots.get("demonstrations", ())])[:12]
+    path = folder / f"{method}-{seed}-{key}.csv"
     if not path.is_file():
         started = time.monotonic()
         found = focus_accuracy(model, data.task, examples, **shots).drop(columns="log_likelihoods")
@@ -168,45 +173,33 @@ def _scores(
     return pd.read_csv(path, dtype={"y": str, "y_s": str, "target": str, "predicted": str})
 
 
-def _page(name: str, data: FocusData, results: pd.DataFrame, runs: pd.DataFrame, settings: FocusSettings) -> str:
+def _page(title: str, data: FocusData, results: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Accuracy over splits in the form of the paper's tables, and on the splits that tell most."""
-    from analysis.focus_tables import focus_over_repeats
+    from analysis.focus_tables import focus_over_repeats, focus_table, wide
 
-    lines = [
-        f"**{name}**: {data!r}. At most {settings.steps} steps of {settings.batch_size} (baselines "
-        f"{SIZES[name].baseline_steps}), learning rate {settings.learning_rate:g}.",
-        "",
-    ]
-    kinds = list(dict.fromkeys(results["kind"]))
+    lines, kinds = [title, ""], list(dict.fromkeys(results["kind"]))
     if "flipped" in data.tests:
-        lines += _over_splits(results, kinds)
+        table = wide(focus_table(results, by=["method"]), decimals=2)[kinds]
+        lines += ["mean over the four splits ± spread across them (not run noise):", ""]
+        lines += ["| method | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
+        lines += [f"| {method} | " + " | ".join(cells) + " |" for method, *cells in table.itertuples(name=None)]
+        lines.append("")
     rates = focus_over_repeats(results, by=["method"])
     for split in [one for one in ("flipped", "seen", "unseen") if one in data.tests]:
         rows = rates[rates["split"] == split]
         oracle = rows.loc[rows["kind"] == "focus(S)", "always_y"].iloc[0]
         lines += [f"*{split}*; always answering y scores {oracle:.2f} on focus(S):", ""]
-        lines += ["| method | " + " | ".join(kinds) + " | runs x examples |", "| --- " * (len(kinds) + 2) + "|"]
+        ends = ["runs x examples", "largest std over runs"]
+        lines += ["| method | " + " | ".join([*kinds, *ends]) + " |", "| --- " * (len(kinds) + 3) + "|"]
         for method, own in rows.groupby("method", sort=False):
             cells = [f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in own.itertuples()]
-            lines.append(f"| {method} | " + " | ".join(cells) + f" | {own['repeats'].iloc[0]} x {own['n'].iloc[0]} |")
+            repeats, n, noise = own["repeats"].iloc[0], own["n"].iloc[0], own["std"].max()
+            cells += [f"{repeats} x {n}", f"{noise:.3f}" if repeats > 1 else "–"]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += ["| method | seed | seconds | best step | validation loss |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {r[0]} | {r[1]} | {r[2]:.0f} | {r[3]} | {r[4]:.3f} |" for r in runs.itertuples(index=False)]
     return "\n".join([*lines, ""])
-
-
-def _over_splits(results: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
-    """Mean of the split means and their spread; several runs are averaged example by example first."""
-    from analysis.focus_tables import focus_over_repeats
-
-    rates = focus_over_repeats(results, by=["method"])
-    lines = ["mean over the four splits ± spread across them (not run noise):", ""]
-    lines += ["| method | " + " | ".join(kinds) + " | runs |", "| --- " * (len(kinds) + 2) + "|"]
-    for method, own in rates.groupby("method", sort=False):
-        split_means = own.pivot(index="split", columns="kind", values="accuracy")[kinds]
-        cells = [f"{split_means[kind].mean():.2f} ± {split_means[kind].std(ddof=0):.2f}" for kind in kinds]
-        lines.append(f"| {method} | " + " | ".join(cells) + f" | {own['repeats'].iloc[0]} |")
-    return [*lines, ""]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
