@@ -58,7 +58,7 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train a LoRA adapter on focus instructions, or one of the baselines, and save it with its model card."""
-    from lensteer.methods.focus import FocusSettings
+    from lensteer.methods.focus import FocusSettings, read_adapter
     from lensteer.methods.focus import train as train_adapter
 
     how: dict[str, Any] = {"objective": objective, "steps": steps, "batch_size": batch_size, "precision": precision}
@@ -66,6 +66,8 @@ def train(
     settings = FocusSettings(**how, seed=seed)
     if (bias is not None) != (objective == "poe"):
         raise typer.BadParameter("--bias FOLDER belongs to --objective poe, and poe needs it")
+    if bias is not None and (made := read_adapter(_folder(bias)).settings.objective) != "sft_spurious":
+        raise typer.BadParameter(f"--bias {bias} was trained with --objective {made}; it must be sft_spurious")
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"--out {out} is a file; name a folder")
     examples = _data(data, source, seed, unseen, n_train=n_train, n_validation=n_validation)

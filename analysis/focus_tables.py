@@ -226,6 +226,8 @@ def in_order(values: pd.Series, known: Sequence[str]) -> list[Any]:
 def _checked(results: pd.DataFrame, by: Sequence[str], needed: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     if isinstance(by, str):
         raise TypeError(f"by must be several columns, got the text {by!r}; write by=({by!r},)")
+    if list(by) == ["model"] and isinstance(results, pd.DataFrame) and "model" not in results:
+        raise ValueError("results lack the column 'model', which tells models apart; use results.assign(model='FIT')")
     require_columns(results, [*by, *needed], "results")
     if results.empty:
         raise ValueError("results hold no rows")

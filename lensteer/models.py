@@ -74,7 +74,8 @@ def load_model(
 
     Raises:
         ModelUnavailable: the name cannot be had; says why and what would work.
-        ValueError: an architecture that TransformerLens gets wrong, or a model that was bridged in place.
+        ValueError: an architecture that TransformerLens gets wrong, a model that was bridged in place, or a device that
+            there is not.
     """
     if isinstance(name_or_model, nn.Module):
         hf, config = name_or_model, getattr(name_or_model, "config", None)
@@ -196,6 +197,8 @@ def _from_pretrained(
     spread = device == "auto" or isinstance(device, Mapping)
     if device is None:
         device = _default_device()
+    elif not spread:
+        _require_device(device)
     on_cpu = not spread and torch.device(device).type == "cpu"  # type: ignore[arg-type]
     options: dict[str, Any] = {"dtype": dtype or (torch.float32 if on_cpu else "auto")}
     if spread:
@@ -237,6 +240,17 @@ def _refuse_adapter_folder(folder: Path) -> None:
             f"{folder} holds an adapter, not a model; lensteer.focus.load({str(folder)!r}) merges one that lensteer "
             "trained, and for others PEFT's merge_and_unload() makes a model that load_model takes"
         )
+
+
+def _require_device(device: Any) -> None:
+    """Refuse a device that there is not, before anything is read."""
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is no device; use 'cpu', 'cuda', 'cuda:1', 'mps' or 'auto'") from error
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
+        raise ValueError(f"device={device!r}: PyTorch sees none here; leave device out, or use 'cpu'")
 
 
 def _default_device() -> str:

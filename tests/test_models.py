@@ -322,6 +322,14 @@ def test_what_cannot_be_bridged_right_is_refused(llama, make: Any, words: str) -
         load_model(make(llama))
 
 
+def test_a_device_that_there_is_not_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cud' is no device; use 'cpu', 'cuda'"):
+        load_model(device="cud")
+    with pytest.raises(ValueError, match="device='cuda:1': PyTorch sees none here"):
+        load_model(device="cuda:1")
+
+
 @pytest.mark.parametrize("options", [{"device": "cpu"}, {"dtype": torch.bfloat16}])
 def test_device_and_dtype_do_not_apply_to_a_loaded_model(llama, options: Any) -> None:
     with pytest.raises(ValueError, match="do not apply to a loaded model; move or cast it before"):

@@ -100,17 +100,20 @@ def read_adapter(folder: str | Path) -> FocusAdapter:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A run file, with the weights beside it looked at, too: a copy may have ended early."""
+    """A run file, whole, and beside it PEFT's two: a copy may have ended early, and PEFT would look for them online."""
     from safetensors import SafetensorError, safe_open
 
-    weights = path.parent / "adapter_model.safetensors"
+    weights, config = path.parent / "adapter_model.safetensors", path.parent / "adapter_config.json"
     failed = path
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
+        [run[name] for name in ("model", "task", "settings", "history", "best_step", "seconds")]
+        failed = config
+        json.loads(config.read_text(encoding="utf-8"))["peft_type"]
         failed = weights
         with safe_open(weights, framework="pt"):
             return run
-    except (ValueError, SafetensorError, OSError) as error:
+    except (ValueError, TypeError, KeyError, SafetensorError, OSError) as error:
         raise ValueError(f"{failed} cannot be read ({error}); copy the folder again, or train it anew") from error
 
 

@@ -59,6 +59,7 @@ def tiny_set(monkeypatch: pytest.MonkeyPatch) -> Any:
         (["train", "--out", "x", "--data", "imdb"], "--data must be one of ss, smnli, bbq, shans"),
         (["train", "--out", "x", "--objective", "dpo"], "objective must be one of fit"),
         (["train", "--out", "x", "--objective", "poe"], "--bias FOLDER belongs to --objective poe"),
+        (["train", "--out", "x", "--objective", "poe", "--bias", "example"], "it must be sft_spurious"),
         (["train", "--out", "x", "--bias", "b"], "--bias FOLDER belongs to --objective poe"),
         (["train", "--out", "x", "--source", "train=a.jsonl", "--source", "hub"], "give one kind"),
         (["train", "--out", "x", "--source", "none.jsonl"], "none.jsonl"),

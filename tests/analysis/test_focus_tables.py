@@ -228,6 +228,7 @@ ONE = results("y", {"iid": 0.5}, n=4, model="m")
     ("rows", "options", "error", "words"),
     [
         (ONE.drop(columns="target"), {}, ValueError, r"results lacks the columns \['target'\]"),
+        (ONE.drop(columns="model"), {}, ValueError, r"use results.assign\(model='FIT'\)"),
         (ONE, {"by": ("method",)}, ValueError, r"results lacks the columns \['method'\]"),
         (ONE, {"by": "model"}, TypeError, r"by must be several columns, got the text 'model'; write by=\('model',\)"),
         (ONE.iloc[:0], {}, ValueError, r"results hold no rows"),

@@ -356,12 +356,15 @@ def test_a_folder_of_another_run_is_refused(case: Any, tmp_path: Path) -> None:
         run(case, tmp_path / "new", {"steps": 1})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["focus.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("name", ["focus.json", "adapter_config.json", "adapter_model.safetensors"])
 def test_a_damaged_adapter_is_refused_by_the_name_of_its_file(case: Any, tmp_path: Path, name: str) -> None:
     run(case, tmp_path)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
-    with pytest.raises(ValueError, match=f"{name} cannot be read .*; copy the folder again, or train it anew"):
-        read_adapter(tmp_path)
+    for damaged in ((tmp_path / name).read_bytes()[:40], b"{}", None):
+        (tmp_path / name).unlink() if damaged is None else (tmp_path / name).write_bytes(damaged)
+        with pytest.raises((ValueError, FileNotFoundError), match=name):
+            read_adapter(tmp_path)
+    with pytest.raises(TypeError, match=r"such as data.train, got FocusData"):
+        TASK.require(ls.data.focus.sentiment())
 
 
 def test_a_short_run_logs_its_losses_too(case: Any, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def _require_text(value: Any, what: str, example: Any) -> None:
         raise ValueError(f"example {example!r}: {what} must be a text that is not empty, got {value!r}")
 
 
-def check_examples(examples: Sequence[Any]) -> list[FocusExample]:
+def check_examples(examples: Iterable[Any]) -> list[FocusExample]:
     """The examples as a list, checked before any work.
 
     Raises:
@@ -85,7 +85,7 @@ def check_examples(examples: Sequence[Any]) -> list[FocusExample]:
         ValueError: none, or two with one id.
     """
     if isinstance(examples, FocusExample | str | Mapping) or not isinstance(examples, Iterable):
-        raise TypeError(f"examples must be a list of FocusExample, got {type(examples).__name__}")
+        raise TypeError(f"examples must be a list of FocusExample, such as data.train, got {type(examples).__name__}")
     checked = list(examples)
     if not checked:
         raise ValueError("no examples were given; pass at least one")

@@ -124,7 +124,7 @@ class FocusTask:
                 example.
             TypeError: as `check_examples`.
         """
-        checked = check_examples(list(examples))
+        checked = check_examples(examples)
         for example in checked:
             if set(example.fields) != set(self.headings):
                 raise ValueError(
