@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from analysis.terminal import DEFAULT, Device, Model, layers_in, load, say, show
-from lensteer.storage import write_atomically
 
 focus = typer.Typer(
     no_args_is_help=True, help="Train a model to follow focus instructions, score it, compare it with steering."
@@ -60,6 +59,7 @@ def train(
     """Train a LoRA adapter on focus instructions, or one of the baselines, and save it with its model card."""
     from lensteer.methods.focus import FocusSettings, read_adapter
     from lensteer.methods.focus import train as train_adapter
+    from lensteer.storage import write_atomically
 
     how: dict[str, Any] = {"objective": objective, "steps": steps, "batch_size": batch_size, "precision": precision}
     how |= {"learning_rate": learning_rate, "evaluate_every": evaluate_every, "patience": patience, "half": half}
