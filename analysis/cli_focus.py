@@ -18,7 +18,7 @@ Data = Annotated[str, typer.Option(help="ss (sentiment), smnli, bbq or shans.")]
 Asked = Annotated[
     str | None, typer.Option("--data", help="ss, smnli, bbq or shans. Default: what the adapter was trained on.")
 ]
-DATA_FILE = "data.json"  # in an adapter's folder: --data, --source, --unseen and --seed of its training
+DATA_FILE = "data.json"  # in an adapter's folder: --data, --source and --unseen of its training
 Source = Annotated[
     list[str] | None,
     typer.Option(help="own (default), hub, a file, or parts as train=FILE test=FILE, one option each."),
@@ -76,7 +76,7 @@ def train(
     biased = None if bias is None else _lens(_folder(bias), lens)
     parts = (examples.task, examples.train, examples.validation)
     adapter = train_adapter(lens, *parts, out, settings, bias=biased)
-    given = {"data": data, "source": source, "unseen": unseen, "seed": seed}
+    given = {"data": data, "source": source, "unseen": unseen}
     write_atomically(out / DATA_FILE, json.dumps(given, indent=1).encode())
     show(adapter.history.round(4).fillna(""), repr(adapter))
     say(f"wrote {adapter.folder}")

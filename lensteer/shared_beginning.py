@@ -29,14 +29,14 @@ def can_share(model: Any) -> bool:
     config = model.config.get_text_config().to_dict()
     kinds = {*(config.get("layer_types") or ()), *(config.get("attention_layers") or ())}
     plain = kinds <= {"full_attention", "global"} and not any("mamba" in name for name in config)
-    return plain and not _windows(config) and takes_positions(model)
+    return plain and not _windowed(config) and takes_positions(model)
 
 
-def _windows(config: Mapping[str, Any]) -> list[str]:
-    """Settings that limit how far a token sees; which of them a model has, and under what name, differs."""
+def _windowed(config: Mapping[str, Any]) -> bool:
+    """Whether a setting limits how far a token sees; which one a model has, and under what name, differs."""
+    limits = [name for name in config if name.endswith(("window", "window_size")) or "attention_chunk" in name]
     used = config.get("use_sliding_window", True)
-    names = [name for name in config if name.endswith(("window", "window_size")) or "attention_chunk" in name]
-    return [name for name in names if name != "use_sliding_window" and config[name] and used]
+    return used and any(config[name] for name in limits if name != "use_sliding_window")
 
 
 def takes_positions(model: Any) -> bool:
